@@ -1,0 +1,1 @@
+"""Models: where one comes from, and the miniature that is shipped."""

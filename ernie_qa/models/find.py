@@ -1,0 +1,274 @@
+"""Finding a model: a shipped name, a diffusers directory, or a hub id.
+
+A model is an ordinary diffusers directory of safetensors. Ours hold a manifest as well, `ernie_qa.json`.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ernie_qa.errors import ModelError
+from ernie_qa.frozen import Frozen, digest
+from ernie_qa.record import ModelIdentity
+from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, did_you_mean, one_line, read_json, shown
+
+MANIFEST_SCHEMA = 1
+PIPELINE = "ErnieImagePipeline"
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+"""Suffixes of checkpoints that run code when they are read."""
+LARGE = 64 * 2**20
+"""Bytes. Of a larger safetensors file only the header goes into a model's hash."""
+MAX_HEADER = 100 * 2**20
+"""Bytes. What the safetensors library itself allows."""
+
+_DIRECTORY = Path(__file__).parent
+_LIBRARIES = ("diffusers", "transformers")
+_COMPONENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w-][\w./-]*))?", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `ernie_qa.json` says of a model: its default `suite`, its `weights` ("trained" or "random"), how
+    it was trained, and the sha256 of each of its `files` by relative path."""
+
+    name: str
+    weights: str
+    suite: str
+    summary: str
+    training: Mapping[str, object]
+    files: Mapping[str, str]
+    path: Path
+
+    def verify(self) -> None:
+        """Hash all files; ModelError if one is missing or altered, or a component holds one not listed."""
+        directory = self.path.parent
+        for name, sha256 in self.files.items():
+            file = directory / name
+            if not file.is_file():
+                raise ModelError(
+                    one_line(f"{file}: missing, but listed in {self.path.name}; install the model again")
+                )
+            if _file_hash(file) != sha256:
+                raise ModelError(
+                    one_line(f"{file}: altered: not the sha256 in {self.path.name}; install it again")
+                )
+        for file in sorted(directory.glob("*/**/*")):
+            if file.is_file() and file.relative_to(directory).as_posix() not in self.files:
+                raise ModelError(one_line(f"{file}: not listed in {self.path.name}; remove it"))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A diffusers directory that was checked: safetensors only, with all the components it names.
+
+    `revision` is the hub's commit, None for a directory. `manifest` is None without an `ernie_qa.json`.
+    """
+
+    path: Path
+    identity: ModelIdentity
+    components: tuple[str, ...]
+    manifest: Manifest | None
+
+    @property
+    def name(self) -> str:
+        """What reports call it: the manifest's name, the hub id, or the directory's name."""
+        return self.identity.name
+
+    @property
+    def weights(self) -> str:
+        """ "trained", "random", or "unknown" where no manifest says."""
+        return self.identity.weights
+
+    @property
+    def suite(self) -> str | None:
+        """The name of the suite it is judged on unless another is asked for."""
+        return self.manifest.suite if self.manifest else None
+
+
+def model_names() -> tuple[str, ...]:
+    """The names of the shipped models."""
+    return tuple(sorted(index.parent.name for index in _DIRECTORY.glob("*/model_index.json")))
+
+
+def find_model(model: Model | str | Path) -> Model:
+    """The model that is meant: itself, the shipped one of that name, a directory, or `org/name[@revision]`.
+
+    A hub id is fetched into the user's Hugging Face cache, or only looked up there under HF_HUB_OFFLINE=1.
+    ModelError if it is not to be had, no diffusers directory, or holds a pickle checkpoint.
+    """
+    if isinstance(model, Model):
+        return model
+    text = str(model)
+    if text in model_names() and isinstance(model, str):
+        found = _read_model(_DIRECTORY / text)
+        if found.manifest is None:
+            raise ModelError(
+                f"{found.path}: the shipped model {text} has no ernie_qa.json; install ernie_qa again"
+            )
+        found.manifest.verify()
+        return found
+    if "\0" not in text and Path(text).is_dir():
+        return _read_model(Path(text))
+    hub = _HUB_ID.fullmatch(text)
+    if hub and isinstance(model, str):
+        path = _snapshot(hub["repo"], hub["revision"])
+        return _read_model(path, hub["repo"], path.name)
+    names = model_names()
+    raise ModelError(
+        f"no model {shown(text)}: allowed are a shipped name ({', '.join(names) or 'none is installed'}), "
+        f"a diffusers directory, or a hub id org/name[@revision]{did_you_mean(text, names)}"
+    )
+
+
+def component_files(model: Model, component: str) -> tuple[Path, ...]:
+    """All files of `component`, sorted. ModelError if the model has no such component."""
+    if component not in model.components:
+        close = did_you_mean(component, model.components)
+        raise ModelError(one_line(f"{model.path}: no component {shown(component)}{close}"))
+    return _files(model.path / component)
+
+
+def vae_scale_factor(model: Model) -> int:
+    """Pixels of a picture's side that one latent covers: 2 ** len(block_out_channels) of the VAE, as in
+    diffusers' ErnieImagePipeline (all but one block halve the side, and patchifying halves it once more)."""
+    config = read_json(model.path / "vae" / "config.json", ModelError)
+    channels = config.frozen().get("block_out_channels")
+    if not isinstance(channels, tuple) or not 1 <= len(channels) <= 10:
+        config.fail("block_out_channels", f"found {shown(channels)}, allowed is a list of 1 to 10 numbers")
+    return 1 << len(channels)
+
+
+def _read_model(path: Path, name: str | None = None, revision: str | None = None) -> Model:
+    components = _components(path)
+    for component in components:
+        _check_component(path / component)
+    manifest = _manifest(path / "ernie_qa.json") if (path / "ernie_qa.json").exists() else None
+    identity = ModelIdentity(
+        name=name or (manifest.name if manifest else path.resolve().name),
+        revision=revision,
+        weights=manifest.weights if manifest else "unknown",
+        hash=_model_hash(path, components),
+    )
+    return Model(path, identity, components, manifest)
+
+
+def _components(path: Path) -> tuple[str, ...]:
+    """The components that model_index.json names; [null, null] stands for one left out."""
+    index = read_json(path / "model_index.json", ModelError)
+    index.choice("_class_name", (PIPELINE,))
+    components = []
+    for name in index:
+        entry = index.frozen()[name]
+        if name.startswith("_") or not isinstance(entry, tuple) or entry == (None, None):
+            continue
+        if not _COMPONENT.fullmatch(name) or len(entry) != 2 or entry[0] not in _LIBRARIES:
+            index.fail(
+                name, f"allowed is a component of {' or '.join(_LIBRARIES)}: code from elsewhere is never run"
+            )
+        components.append(name)
+    if not components:
+        index.fail("", "names no component")
+    return tuple(components)
+
+
+def _check_component(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ModelError(one_line(f"{folder}: missing, but model_index.json names this component"))
+    files = _files(folder)
+    for file in files:
+        if file.suffix.lower() in PICKLES:
+            raise ModelError(
+                one_line(
+                    f"{file}: a pickle checkpoint, which can run code when read; allowed are safetensors"
+                )
+            )
+    if (folder / "config.json").is_file() and not any(file.suffix == ".safetensors" for file in files):
+        raise ModelError(
+            one_line(f"{folder}: no weights: a component with config.json needs a .safetensors file")
+        )
+
+
+def _manifest(path: Path) -> Manifest:
+    table = read_json(path, ModelError)
+    table.schema(MANIFEST_SCHEMA)
+    files = table.table("files", optional=True)
+    for name in files:
+        if (
+            PurePosixPath(name).is_absolute()
+            or ".." in PurePosixPath(name).parts
+            or "\\" in name
+            or "\0" in name
+        ):
+            files.fail(name, "a path outside the model's directory")
+    manifest = Manifest(
+        name=table.text("name", pattern=SAFE_NAME, allowed=SAFE_NAME_RULE),
+        weights=table.choice("weights", ("trained", "random")),
+        suite=table.text("suite", pattern=SAFE_NAME, allowed=SAFE_NAME_RULE),
+        summary=table.text("summary"),
+        training=table.table("training", optional=True).frozen(),
+        files=Frozen(
+            {name: files.text(name, pattern=_SHA256, allowed="a sha256, 64 hex digits") for name in files}
+        ),
+        path=path,
+    )
+    table.finish()
+    return manifest
+
+
+def _model_hash(path: Path, components: tuple[str, ...]) -> str:
+    """The sha256 over model_index.json and every file of a component, sorted by relative path.
+
+    A file counts by the sha256 of its contents; a safetensors file of more than `LARGE` bytes by its size and
+    the sha256 of its header (names, shapes, types, offsets), so that 30 GB need not be read: values edited in
+    place there go unseen.
+    """
+    entries = [("model_index.json", _file_hash(path / "model_index.json"))]
+    for component in sorted(components):
+        for file in _files(path / component):
+            entries.append((file.relative_to(path).as_posix(), _weights_hash(file)))
+    return digest(entries)
+
+
+def _weights_hash(file: Path) -> str:
+    if file.suffix != ".safetensors":
+        return _file_hash(file)
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if not 2 <= length <= min(size - 8, MAX_HEADER):
+            raise ModelError(one_line(f"{file}: damaged: it does not begin with a safetensors header"))
+        if size <= LARGE:
+            return _file_hash(file)
+        return f"{size}:{hashlib.sha256(opened.read(length)).hexdigest()}"
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
+
+
+def _snapshot(repo: str, revision: str | None) -> Path:
+    """The hub's snapshot of `repo`, without its pickles; its folder is named by the commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    ignored = [f"*{suffix}" for suffix in sorted(PICKLES)]
+    try:
+        return Path(
+            snapshot_download(repo, revision=revision, local_files_only=offline, ignore_patterns=ignored)
+        )
+    except (OSError, ValueError, HfHubHTTPError) as problem:
+        reason = one_line(str(problem)).split(". ")[0][:200]
+        what = f"{repo}@{revision}" if revision else repo
+        where = "in the local cache (HF_HUB_OFFLINE is set)" if offline else "on the hub"
+        raise ModelError(f"{what}: no such directory here, and not to be had {where}: {reason}") from None

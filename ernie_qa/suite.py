@@ -1,0 +1,123 @@
+"""A suite: a named, versioned, hashed set of cases."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_qa.errors import SuiteError
+from ernie_qa.frozen import digest
+from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, Table, find_file, names_in, read_toml
+
+SCHEMA = 1
+MAX_SIDE = 8192
+"""Pixels. No picture is larger than 8192 x 8192, which is 64 megapixels."""
+MAX_CASES = 1000
+
+_DIRECTORY = Path(__file__).parent / "suites"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One prompt with all that decides its picture.
+
+    `width` and `height` are pixels; `seed` seeds the latents (drawn on the CPU in float32);
+    `text` holds the strings that must be readable in the picture.
+    """
+
+    id: str
+    prompt: str
+    width: int
+    height: int
+    seed: int
+    focus: str
+    text: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A named set of cases with the sampling that they share."""
+
+    name: str
+    version: int
+    summary: str
+    steps: int
+    guidance: float
+    use_pe: bool
+    cases: tuple[Case, ...]
+    path: Path
+
+    @property
+    def hash(self) -> str:
+        """The sha256 over all that changes a picture, and the ids: not the summary, focus, text or path."""
+        cases = [(case.id, case.prompt, case.width, case.height, case.seed) for case in self.cases]
+        return digest({"steps": self.steps, "guidance": self.guidance, "use_pe": self.use_pe, "cases": cases})
+
+
+def suite_names() -> tuple[str, ...]:
+    """The names of the shipped suites."""
+    return names_in(_DIRECTORY)
+
+
+def find_suite(suite: Suite | str | Path) -> Suite:
+    """The suite that is meant: itself, the shipped one of that name, or the file at that path.
+
+    A text with a path separator or the suffix .toml is a path. SuiteError if there is none or it is wrong.
+    """
+    if isinstance(suite, Suite):
+        return suite
+    path = find_file(suite, _DIRECTORY, "suite", SuiteError)
+    table = read_toml(path, SuiteError)
+    table.schema(SCHEMA)
+    found = Suite(
+        name=path.stem,
+        version=table.integer("version", minimum=1),
+        summary=table.text("summary"),
+        steps=table.integer("steps", minimum=1, maximum=1000),
+        guidance=table.number("guidance", minimum=1, maximum=100),
+        use_pe=table.boolean("use_pe"),
+        cases=_cases(table),
+        path=path,
+    )
+    table.finish()
+    return found
+
+
+def check_sizes(suite: Suite, factor: int, model: str) -> None:
+    """SuiteError where a width or height is not divisible by `factor`, the pixels that one latent covers."""
+    for case in suite.cases:
+        if case.width % factor or case.height % factor:
+            raise SuiteError(
+                f'{suite.path}: case "{case.id}": found {case.width}x{case.height} pixels, '
+                f"allowed are sides divisible by {factor}, the factor of the model {model}"
+            )
+
+
+def _cases(table: Table) -> tuple[Case, ...]:
+    cases: dict[str, Case] = {}
+    for entry in table.tables("cases"):
+        case = _case(entry)
+        # ids become file names, and some file systems do not tell upper case from lower
+        if case.id.casefold() in cases:
+            entry.fail("id", f'"{case.id}" is the id of an earlier case too')
+        cases[case.id.casefold()] = case
+    if not 1 <= len(cases) <= MAX_CASES:
+        table.wrong("cases", f"a list of 1 to {MAX_CASES} cases")
+    return tuple(cases.values())
+
+
+def _case(entry: Table) -> Case:
+    case = Case(
+        id=entry.text("id", pattern=SAFE_NAME, allowed=SAFE_NAME_RULE),
+        prompt=entry.text("prompt"),
+        width=entry.integer("width", minimum=1, maximum=MAX_SIDE),
+        height=entry.integer("height", minimum=1, maximum=MAX_SIDE),
+        seed=entry.integer("seed", minimum=0),
+        focus=entry.text("focus"),
+        text=entry.strings("text", ()),
+    )
+    for line in case.text:
+        if line not in case.prompt:
+            entry.fail(
+                "text", f'"{line}" must be readable, but the prompt does not ask for it in these letters'
+            )
+    entry.finish()
+    return case
