@@ -1,0 +1,182 @@
+"""Arms, one after the other: BF16 first as the reference, then each recipe, never two in memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
+from ernie_qa.fidelity.lpips_weights import fetch
+from ernie_qa.judge import judge
+from ernie_qa.models.find import find_model, vae_scale_factor
+from ernie_qa.observe import observe
+from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quantizers import checked_options
+from ernie_qa.recipe import find_recipe, recipe_names
+from ernie_qa.suite import check_sizes, find_suite
+
+if TYPE_CHECKING:
+    from ernie_qa.models.find import Model
+    from ernie_qa.recipe import Recipe
+    from ernie_qa.record import Record
+    from ernie_qa.suite import Suite
+    from ernie_qa.verdict import Verdict
+
+REFERENCE = "bf16"
+
+Progress = Callable[[str], None]
+"""Called with one line whenever something begins that takes a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will run: checked, with nothing loaded yet."""
+
+    model: Model
+    suite: Suite
+    recipes: tuple[Recipe, ...]
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one arm was observed to do, and what that amounts to."""
+
+    record: Record
+    verdict: Verdict
+
+
+def plan(
+    model: Model | str | Path = "mini",
+    recipes: Iterable[Recipe | str | Path] = (),
+    suite: Suite | str | Path | None = None,
+    device: str = "cpu",
+) -> Plan:
+    """Resolve and check everything that can be wrong before anything is loaded; imports no torch.
+
+    Without `recipes`, all that the package ships; without `suite`, the one that the model's manifest names.
+    InputError where something is wrong.
+    """
+    found = find_model(model)
+    wanted = suite or found.suite
+    if wanted is None:
+        raise InputError(f"{found.path}: no ernie_qa.json here names a suite for this model; say which one")
+    cases = find_suite(wanted)
+    check_sizes(cases, vae_scale_factor(found), found.name)
+    chosen = tuple(find_recipe(recipe) for recipe in recipes or recipe_names())
+    names = [recipe.name for recipe in chosen]
+    for recipe in chosen:
+        checked_options(recipe)
+        if names.count(recipe.name) > 1:
+            raise InputError(f"{recipe.path}: another recipe of this run is named {recipe.name} too; rename one")
+        if recipe.name == REFERENCE and recipe.components:
+            raise InputError(f"{recipe.path}: {REFERENCE} is the reference's name; rename this recipe")
+    return Plan(found, cases, chosen, device)
+
+
+def require_device(device: str) -> None:
+    """UnavailableError, with the reason, where `device` ("cpu" or "cuda") cannot compute."""
+    if device == "cpu":
+        return
+    import torch
+
+    if not torch.version.cuda:
+        raise UnavailableError(f"no usable GPU: torch {torch.__version__} was built without CUDA")
+    try:
+        torch.ones(8, device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnavailableError(f"no usable GPU: {reason}") from error
+
+
+class Session:
+    """The arms of one plan. Each is observed once, when it is first asked for, and judged at once.
+
+    The BF16 arm is observed before any other, whether or not it was asked for, and is the reference of all.
+    An arm's pipeline is dropped before the next one is loaded.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        baselines: Path | None = None,
+        require_baseline: bool = False,
+        progress: Progress = lambda line: None,
+    ) -> None:
+        self.plan = plan
+        self._baselines = baselines
+        self._require_baseline = require_baseline
+        self._progress = progress
+        self._lacking: str | None = None
+        self._begun: set[str] = set()
+        self._reference: Record | None = None
+        self._outcomes: dict[str, Outcome] = {}
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """What has been judged so far, in the order of the plan."""
+        return tuple(
+            self._outcomes[recipe.name] for recipe in self.plan.recipes if recipe.name in self._outcomes
+        )
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return (self.outcome(recipe) for recipe in self.plan.recipes)
+
+    def prepare(self) -> None:
+        """UnavailableError where this machine lacks what every arm needs: the device, LPIPS's weights.
+
+        Fetches those weights if it can. What it found stands for the whole session.
+        """
+        if self._lacking is None:
+            self._lacking = ""
+            try:
+                require_device(self.plan.device)
+                if self.plan.model.weights != "random":
+                    fetch()
+            except UnavailableError as error:
+                self._lacking = str(error)
+        if self._lacking:
+            raise UnavailableError(self._lacking)
+
+    def outcome(self, recipe: Recipe) -> Outcome:
+        """The outcome of one arm. An arm that broke is not tried again: the second call is an ErnieQAError."""
+        if recipe.name not in self._outcomes:
+            self.prepare()
+            reference = self._bf16()
+            record = reference if recipe.name == REFERENCE else self._observe(recipe, reference)
+            self._outcomes[recipe.name] = Outcome(record, self._judge(record, reference, recipe))
+        return self._outcomes[recipe.name]
+
+    def _bf16(self) -> Record:
+        if self._reference is None:
+            self._reference = self._observe(find_recipe(REFERENCE), None)
+        return self._reference
+
+    def _judge(self, record: Record, reference: Record, recipe: Recipe) -> Verdict:
+        return judge(record, reference, recipe, require_baseline=self._require_baseline)
+
+    def _observe(self, recipe: Recipe, reference: Record | None) -> Record:
+        if recipe.name in self._begun:
+            raise ErnieQAError(f"{recipe.name} broke off before; its first error says why")
+        self._begun.add(recipe.name)
+        self._progress(f"{recipe.name}: loading")
+        pipe = load_pipeline(self.plan.model, recipe, self.plan.device)
+        self._progress(f"{recipe.name}: drawing {len(self.plan.suite.cases)} pictures")
+        try:
+            return observe(pipe, recipe, self.plan.suite, reference=reference, model=self.plan.model)
+        finally:
+            del pipe
+            _release(self.plan.device)
+
+
+def _release(device: str) -> None:
+    """Give back what a dropped pipeline held: modules sit in reference cycles until collected."""
+    gc.collect()
+    if device != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()

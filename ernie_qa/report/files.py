@@ -1,0 +1,53 @@
+"""A run on disk: a record a recipe, and all verdicts in one JSON document."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ernie_qa.errors import InputError
+from ernie_qa.execute import Outcome, Plan
+from ernie_qa.verdict import worst
+
+SCHEMA = 1
+DOCUMENT = "verdict.json"
+
+
+def check_directory(directory: Path) -> None:
+    """InputError where `directory` is something else, or holds files: a report is never written over another."""
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: not a directory; name a new or an empty one for the report")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise InputError(f"{directory}: not empty; name a new or an empty directory for the report")
+
+
+def document(plan: Plan, outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """All verdicts as JSON values, each beside the hash of the record that it judges."""
+    judged = tuple(outcomes)
+    return {
+        "schema": SCHEMA,
+        "status": worst(outcome.verdict.status for outcome in judged),
+        "model": plan.model.name,
+        "suite": plan.suite.name,
+        "device": plan.device,
+        "verdicts": [
+            {
+                "recipe": outcome.verdict.recipe,
+                "status": outcome.verdict.status,
+                "record": outcome.record.hash,
+                "checks": [asdict(check) for check in outcome.verdict.checks],
+            }
+            for outcome in judged
+        ],
+    }
+
+
+def save(directory: Path, plan: Plan, outcomes: Iterable[Outcome]) -> None:
+    """Write `<recipe>/` (the record) for each outcome, and verdict.json."""
+    judged = tuple(outcomes)
+    directory.mkdir(parents=True, exist_ok=True)
+    for outcome in judged:
+        outcome.record.save(directory / outcome.verdict.recipe)
+    text = json.dumps(document(plan, judged), indent=2, ensure_ascii=False)
+    (directory / DOCUMENT).write_text(text + "\n", encoding="utf-8")

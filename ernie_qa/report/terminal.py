@@ -1,0 +1,97 @@
+"""The verdict table: recipes down, rungs across, readable at 80 columns without colour."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from ernie_qa.verdict import Check, Status, Verdict, worst
+
+WORDS = {
+    Status.PASS: "pass",
+    Status.FAIL: "FAIL",
+    Status.NOT_COMPARABLE: "unclear",
+    Status.NOT_APPLICABLE: "-",
+}
+COLOURS = {Status.PASS: "32", Status.FAIL: "31;1", Status.NOT_COMPARABLE: "33;1", Status.NOT_APPLICABLE: "2"}
+MESSAGES = 8
+"""Failing checks spelt out for one recipe; the rest is counted."""
+
+
+def lines(verdicts: Sequence[Verdict], *, colour: bool = False, width: int = 80) -> list[str]:
+    """The table, and below it what each check that did not pass has to say."""
+    return [*_table(verdicts, colour, width), *_messages(verdicts, colour, width)]
+
+
+def nearest(verdict: Verdict) -> tuple[Check, float] | None:
+    """The required figure that is closest to its limit or furthest beyond it, with the share of it used up."""
+    used = [
+        (check, share)
+        for check in verdict.checks
+        if check.required and (share := _share(check)) is not None
+    ]
+    return max(used, key=lambda pair: pair[1], default=None)
+
+
+def _share(check: Check) -> float | None:
+    """measured / limit for an upper limit, limit / measured for a lower one; above 1 is beyond it.
+
+    A check does not say which kind its limit is, but its status does: within and below is an upper one.
+    """
+    if check.measured is None or check.limit is None or check.status not in (Status.PASS, Status.FAIL):
+        return None
+    if check.measured <= 0 or check.limit <= 0 or check.measured == check.limit:
+        return None
+    upper = (check.measured < check.limit) == (check.status is Status.PASS)
+    return check.measured / check.limit if upper else check.limit / check.measured
+
+
+def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[str]:
+    rungs = list(dict.fromkeys(check.rung for verdict in verdicts for check in verdict.checks))
+    header = ["recipe", *rungs, "verdict", "nearest its limit"]
+    rows = [
+        [
+            verdict.recipe,
+            *(WORDS[_of_rung(verdict, rung)] for rung in rungs),
+            WORDS[verdict.status].upper(),
+            _nearest_cell(verdict),
+        ]
+        for verdict in verdicts
+    ]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header) - 1)]
+    yield "  ".join(name.ljust(size) for name, size in zip(header, [*widths, 0], strict=True))
+    for verdict, row in zip(verdicts, rows, strict=True):
+        *cells, last = [cell.ljust(size) for cell, size in zip(row, [*widths, 0], strict=True)]
+        room = width - sum(len(cell) + 2 for cell in cells)
+        statuses = [None, *(_of_rung(verdict, rung) for rung in rungs), verdict.status]
+        painted = [_paint(cell, status, colour) for cell, status in zip(cells, statuses, strict=True)]
+        yield "  ".join([*painted, last if len(last) <= room else ""]).rstrip()
+
+
+def _of_rung(verdict: Verdict, rung: str) -> Status:
+    return worst(check.status for check in verdict.checks if check.rung == rung and check.required)
+
+
+def _nearest_cell(verdict: Verdict) -> str:
+    found = nearest(verdict)
+    if found is None:
+        return ""
+    check, share = found
+    return f"{check.name.rpartition('.')[2]} {share:.0%}"
+
+
+def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[str]:
+    for verdict in verdicts:
+        told = [check for check in verdict.checks if check.status in (Status.FAIL, Status.NOT_COMPARABLE)]
+        told.sort(key=lambda check: not check.required)
+        for check in told[:MESSAGES]:
+            word = WORDS[check.status] if check.required else "note"
+            yield ""
+            yield f"{_paint(word, check.status, colour)}  {verdict.recipe}  {check.label}"
+            yield from textwrap.wrap(
+                check.message, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+            )
+        if len(told) > MESSAGES:
+            yield f"  and {len(told) - MESSAGES} more checks of {verdict.recipe} that did not pass"
+
+
+def _paint(text: str, status: Status | None, colour: bool) -> str:
+    return f"\x1b[{COLOURS[status]}m{text}\x1b[0m" if colour and status is not None else text
