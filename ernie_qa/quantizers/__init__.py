@@ -1,0 +1,213 @@
+"""The quantizers, a module each; found here by name.
+
+A quantizer is a module, here or behind an entry point of the group `ernie_qa.quantizers`, that has what
+`Quantizer` lists. Everything that needs torch is imported inside the functions, so that a recipe can be
+checked without it. A new quantizer is a new file, or a package with an entry point, and nothing else.
+"""
+
+import json
+import pkgutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ernie_qa.errors import ModelError, RecipeError, UnavailableError
+from ernie_qa.recipe import Recipe
+from ernie_qa.toml_input import Table, did_you_mean
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+ENTRY_POINTS = "ernie_qa.quantizers"
+_SHARED = "watching"
+"""What stands beside the quantizers and is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSource:
+    """One component of a model directory, as its `model_index.json` names it.
+
+    `library` is `diffusers` or `transformers`; `device` is what torch calls it (`cpu`, `cuda:0`); `dtype` is
+    torch's name of the type that everything not quantized is loaded in.
+    """
+
+    model: Path
+    component: str
+    library: str
+    class_name: str
+    device: str
+    dtype: str = "bfloat16"
+
+    @property
+    def path(self) -> Path:
+        """The component's own directory."""
+        return self.model / self.component
+
+    @property
+    def stored(self) -> Mapping[str, Any] | None:
+        """The quantization that the component was saved with, from its `config.json`; None for a plain one."""
+        try:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise ModelError(f"{self.path / 'config.json'}: cannot be read: {problem}") from None
+        stored = config.get("quantization_config")
+        return stored if isinstance(stored, Mapping) else None
+
+    @property
+    def cls(self) -> Any:
+        """The component's class. ModelError where the library or the class is unknown."""
+        if self.library not in ("diffusers", "transformers"):
+            raise ModelError(
+                f"{self.model / 'model_index.json'}: {self.component}: found the library {self.library!r}, "
+                "allowed are diffusers and transformers"
+            )
+        found = getattr(import_module(self.library), self.class_name, None)
+        if found is None:
+            raise ModelError(
+                f"{self.model / 'model_index.json'}: {self.component}: this {self.library} has no class "
+                f"{self.class_name!r}; upgrade {self.library}"
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class LayerState:
+    """What one layer is, read from the layer itself; JSON values only.
+
+    name        its place in the component, as `layers.0.mlp.up_proj`
+    shape       of the weight before quantization
+    quantized   whether the stored weight is
+    kernel      whether the recipe wants its calls to run the quantized kernel
+    excluded    why the quantizer leaves it alone; empty where it ought to be quantized
+    bits        of one stored weight
+    bytes       of the stored weight, without its scales
+    side_bytes  of scales, zero points and tables
+    unlisted    how many of all these bytes `Module.parameters()` does not show
+    weight      what is stored: type, group, scales
+    runtime     how a call is set up to run
+    expected    what the recipe asks of the keys in `weight` and `runtime`
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    quantized: bool
+    kernel: bool
+    excluded: str
+    bits: float
+    bytes: int
+    side_bytes: int
+    unlisted: int
+    weight: Mapping[str, Any]
+    runtime: Mapping[str, Any]
+    expected: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What the calls of one layer ran.
+
+    Of `total` calls, `quantized` went through the quantizer's own kernel function; the others are counted by
+    reason in `fallbacks`: `few_rows`, `decoding`, `skipped`, `shape`, `forward` (another function stands where
+    the quantizer's stood), `dequantized` (set up to dequantize) or `no_kernel` (set up to run the kernel, and
+    did not). `replayed` and `ops` are from one more call under torch.profiler: how often the kernel function
+    was entered there, and the kernels that torch really dispatched; -1 and nothing where there was none.
+    """
+
+    name: str
+    total: int
+    quantized: int
+    fallbacks: Mapping[str, int]
+    replayed: int
+    ops: Mapping[str, int]
+
+
+class Watching(Protocol):
+    """Counts while a component runs."""
+
+    def calls(self) -> tuple[Calls, ...]:
+        """The counts so far, for every watched layer, called or not."""
+
+    def replay(self) -> bool:
+        """Run the component's last call once more under torch.profiler; False where it saw none to repeat."""
+
+
+class Quantizer(Protocol):
+    """What a quantizer's module has."""
+
+    NAME: str
+    """What a recipe calls it."""
+    SUMMARY: str
+    PACKAGES: tuple[str, ...]
+    """The import names of the packages whose classes its layers are."""
+    DEVICES: frozenset[str]
+    """Where it runs: `cpu`, `cuda`."""
+
+    def check_options(self, table: Table) -> Mapping[str, Any]:
+        """The options in a recipe's section, checked and with defaults filled in; imports no torch."""
+
+    def load(self, source: ComponentSource, options: Mapping[str, Any]) -> "Module":
+        """The component, quantized, on its device, ready to run."""
+
+    def config_flag(self, module: "Module") -> Mapping[str, Any]:
+        """What the component's own configuration claims; empty where it has none."""
+
+    def expected_flag(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What that configuration should claim; imports no torch."""
+
+    def describe(self, module: "Module", options: Mapping[str, Any]) -> tuple[LayerState, ...]:
+        """Every layer that is or could be quantized. Call it before the first forward."""
+
+    def watch(self, module: "Module") -> AbstractContextManager[Watching]:
+        """Count what the layers run for as long as the context is open."""
+
+    def prove(self, device: str, options: Mapping[str, Any]) -> str | None:
+        """Try `describe` and `watch` on one layer known to run quantized and on one known not to.
+
+        None where they tell them apart, else why they cannot: then they must not judge anything.
+        """
+
+
+def quantizer_names() -> tuple[str, ...]:
+    """The names of all quantizers that a recipe may use, sorted; imports none of them."""
+    return tuple(sorted(_shipped() | set(_installed())))
+
+
+def find_quantizer(name: str) -> Quantizer:
+    """The quantizer of that name. RecipeError if there is none, UnavailableError if it cannot be imported."""
+    if name in _shipped():
+        return cast(Quantizer, import_module(f"{__name__}.{name}"))
+    entry = _installed().get(name)
+    if entry is None:
+        names = quantizer_names()
+        raise RecipeError(f"no quantizer named {name!r}; known are {', '.join(names)}{did_you_mean(name, names)}")
+    try:
+        return cast(Quantizer, entry.load())
+    except (ImportError, AttributeError) as problem:
+        raise UnavailableError(f"the quantizer {name!r} ({entry.value}) cannot be imported: {problem}") from None
+
+
+def checked_options(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+    """The options of every quantizer that `recipe` uses, checked by it; RecipeError names file and key."""
+    checked: dict[str, Mapping[str, Any]] = {}
+    for component, name in recipe.components.items():
+        if name in checked:
+            continue
+        try:
+            quantizer = find_quantizer(name)
+        except RecipeError as problem:
+            raise RecipeError(f"{recipe.path}: components.{component}: {problem}") from None
+        table = recipe.section(name)
+        checked[name] = quantizer.check_options(table)
+        table.finish()
+    return checked
+
+
+def _shipped() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__) if module.name != _SHARED}
+
+
+def _installed() -> dict[str, metadata.EntryPoint]:
+    return {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}

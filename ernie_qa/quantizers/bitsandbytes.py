@@ -1,0 +1,272 @@
+"""bitsandbytes: 4-bit weights (NF4, FP4) with 16-bit arithmetic, on CUDA and, with its own kernels, on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from ernie_qa.errors import ModelError
+from ernie_qa.quantizers import ComponentSource, LayerState
+from ernie_qa.quantizers.watching import Call, Watch, tell_apart, watching
+from ernie_qa.toml_input import Table
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+NAME = "bitsandbytes"
+SUMMARY = "bitsandbytes: 4-bit weights (NF4 or FP4), arithmetic in 16 bits"
+PACKAGES = ("bitsandbytes",)
+DEVICES = frozenset({"cpu", "cuda"})
+
+_KERNEL_OPS = frozenset(
+    {
+        "bitsandbytes::gemm_4bit",  # CUDA, and CPUs without AVX512-BF16
+        "bitsandbytes::gemv_4bit",  # CPUs with AVX512-BF16, with any number of rows
+    }
+)
+
+
+def check_options(table: Table) -> Mapping[str, Any]:
+    """The options that a recipe may set: those of `BitsAndBytesConfig` in 4 bits, without their prefix."""
+    return {
+        "quant_type": table.choice("quant_type", ("nf4", "fp4"), "nf4"),
+        "use_double_quant": table.boolean("use_double_quant", True),
+        "compute_dtype": table.choice("compute_dtype", ("bfloat16", "float16", "float32"), "bfloat16"),
+        "modules_to_not_convert": table.strings("modules_to_not_convert", ()),
+    }
+
+
+def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
+    """Quantize the component while it loads, or load it as it was stored."""
+    stored = source.stored
+    if stored is not None and stored.get("quant_method") != NAME:
+        raise ModelError(f"{source.path}: already quantized by {stored.get('quant_method')!r}, not by bitsandbytes")
+    kwargs: dict[str, Any] = {
+        "dtype": _torch_dtype(source.dtype),
+        "device_map": {"": source.device},
+        "use_safetensors": True,
+        "local_files_only": True,
+    }
+    if stored is None:
+        kwargs["quantization_config"] = _config(source.library, options)
+    on_cpu = source.device == "cpu" and source.library == "diffusers"
+    with _diffusers_on_cpu() if on_cpu else nullcontext():
+        module: Module = source.cls.from_pretrained(source.path, **kwargs)
+    return module.eval()
+
+
+def config_flag(module: Module) -> Mapping[str, Any]:
+    """What the component's own configuration claims of its 4-bit weights; empty where it has none."""
+    config = getattr(getattr(module, "config", None), "quantization_config", None)
+    if config is None:
+        return {}
+    return {
+        "load_in_4bit": bool(getattr(config, "load_in_4bit", False)),
+        "quant_type": getattr(config, "bnb_4bit_quant_type", None),
+        "use_double_quant": getattr(config, "bnb_4bit_use_double_quant", None),
+        "compute_dtype": _short(getattr(config, "bnb_4bit_compute_dtype", None)),
+    }
+
+
+def expected_flag(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `config_flag` should give."""
+    return {"load_in_4bit": True} | {key: options[key] for key in ("quant_type", "use_double_quant", "compute_dtype")}
+
+
+def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ...]:
+    """The state of every Linear, quantized or not."""
+    import torch
+
+    excluded = _excluded(module, options)
+    return tuple(
+        _quantized(name, layer, options) if _is_quantized(layer) else _plain(name, layer, excluded)
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    )
+
+
+def watch(module: Module) -> AbstractContextManager[Watch]:
+    """Count, for every 4-bit layer of `module`, the calls that enter bitsandbytes' 4-bit matrix product."""
+    import bitsandbytes
+
+    def reason(name: str, layer: Any, call: Call) -> str:
+        return "forward" if _own_forward(layer) else "no_kernel"
+
+    layers = {name: layer for name, layer in module.named_modules() if _is_quantized(layer)}
+    return watching(module, layers, reason, _KERNEL_OPS, [(bitsandbytes, "matmul_4bit")])
+
+
+def prove(device: str, options: Mapping[str, Any]) -> str | None:
+    """Two layers of 64 × 64: one in 4 bits, one that bitsandbytes dequantizes and multiplies in full precision.
+    None where `describe` and `watch` tell them apart."""
+    import torch
+
+    try:
+        import bitsandbytes as bnb
+
+        pair = torch.nn.Sequential(*(_probe(options, device) for _ in range(2))).eval()
+        states = describe(pair, options)
+
+        def dequantizing(rows: torch.Tensor) -> torch.Tensor:
+            weight = plain.weight
+            return torch.nn.functional.linear(rows, bnb.functional.dequantize_4bit(weight.data, weight.quant_state))
+
+        plain = pair[1]
+        with watch(pair) as seen:
+            plain.forward = dequantizing
+            rows = torch.linspace(-1, 1, 64 * 64, device=device, dtype=torch.bfloat16).reshape(64, 64)
+            problem = tell_apart(seen, pair, rows)
+        wrong = [key for state in states for key, value in state.expected.items() if _value(state, key) != value]
+        if wrong:
+            problem = problem or f"a layer just made reads otherwise: {', '.join(sorted(set(wrong)))}"
+    except (AttributeError, ImportError, KeyError, TypeError) as moved:
+        # names inside bitsandbytes that this file relies on: another release may have renamed them
+        return f"the probe does not know this bitsandbytes: {type(moved).__name__}: {moved}"
+    return f"the probe does not know bitsandbytes {bnb.__version__} on {device}: {problem}" if problem else None
+
+
+def _config(library: str, options: Mapping[str, Any]) -> Any:
+    # two classes of one name: diffusers' on a text encoder is a TypeError
+    if library == "diffusers":
+        from diffusers import BitsAndBytesConfig
+    else:
+        from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=options["quant_type"],
+        bnb_4bit_use_double_quant=options["use_double_quant"],
+        bnb_4bit_compute_dtype=_torch_dtype(options["compute_dtype"]),
+        llm_int8_skip_modules=list(options["modules_to_not_convert"]) or None,
+    )
+
+
+@contextmanager
+def _diffusers_on_cpu() -> Iterator[None]:
+    """Let diffusers quantize to 4 bits on a CPU, for as long as the context is open.
+
+    bitsandbytes has CPU kernels and transformers uses them; diffusers refuses with "No GPU found" before it
+    asks, and takes "cpu" in a device map for offloading. Quantizing, saving, reloading and running all work
+    once these two checks are out of the way.
+    """
+    from diffusers.quantizers.bitsandbytes import BnB4BitDiffusersQuantizer as Quantizer
+
+    originals = Quantizer.validate_environment, Quantizer.update_device_map
+    Quantizer.validate_environment = lambda self, *args, **kwargs: None
+    Quantizer.update_device_map = lambda self, device_map: device_map or {"": "cpu"}
+    try:
+        yield
+    finally:
+        Quantizer.validate_environment, Quantizer.update_device_map = originals
+
+
+def _is_quantized(layer: Any) -> bool:
+    import bitsandbytes as bnb
+
+    return isinstance(layer, bnb.nn.Linear4bit) and getattr(layer.weight, "quant_state", None) is not None
+
+
+def _own_forward(layer: Any) -> bool:
+    import bitsandbytes as bnb
+
+    # accelerate's offloading hooks put their own forward on a layer and call the old one
+    hooked = hasattr(layer, "_hf_hook")
+    return ("forward" in vars(layer) and not hooked) or type(layer).forward is not bnb.nn.Linear4bit.forward
+
+
+def _excluded(module: Any, options: Mapping[str, Any]) -> list[str]:
+    """The names that stay in full precision in this class of module, asked of transformers afresh: the
+    module's own configuration could have been edited."""
+    from transformers import PreTrainedModel
+    from transformers.quantizers import HfQuantizer
+
+    named = list(options["modules_to_not_convert"])
+    if not isinstance(module, PreTrainedModel):
+        return named
+    found: list[str] = HfQuantizer.get_modules_to_not_convert(module, named or None, module._keep_in_fp32_modules)
+    return found
+
+
+def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
+    weight = layer.weight
+    why = next((key for key in excluded if name == key or name.startswith(f"{key}.") or key in name.split(".")), "")
+    size = weight.numel() * weight.element_size()
+    return LayerState(
+        name=name,
+        shape=tuple(weight.shape),
+        quantized=False,
+        kernel=False,
+        excluded=f"bitsandbytes skips {why}" if why else "",
+        bits=8 * weight.element_size(),
+        bytes=size,
+        side_bytes=0,
+        unlisted=0,
+        weight={"weights_dtype": _short(weight.dtype)},
+        runtime={},
+        expected={},
+    )
+
+
+def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
+    import torch
+
+    weight, state = layer.weight, layer.weight.quant_state
+    inner = getattr(state, "state2", None)
+    sides = [state.absmax, state.code, state.offset, getattr(inner, "absmax", None), getattr(inner, "code", None)]
+    side_bytes = sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))
+    return LayerState(
+        name=name,
+        shape=tuple(state.shape),
+        quantized=True,
+        kernel=True,
+        excluded="",
+        bits=4,
+        bytes=weight.numel() * weight.element_size(),
+        side_bytes=side_bytes,
+        unlisted=side_bytes,
+        weight={
+            "quant_type": state.quant_type,
+            "use_double_quant": _double_quant(state),
+            "blocksize": state.blocksize,
+            "storage_dtype": _short(weight.dtype),
+        },
+        runtime={"compute_dtype": _short(layer.compute_dtype), "own_forward": _own_forward(layer)},
+        expected={key: options[key] for key in ("quant_type", "use_double_quant", "compute_dtype")}
+        | {"storage_dtype": "uint8", "own_forward": False},
+    )
+
+
+def _double_quant(state: Any) -> bool:
+    # the first forward on a CPU with AVX512-BF16 unpacks the scales and keeps the truth here
+    repacked = getattr(state, "packing_format_for_cpu", False)
+    return bool(state.original_nested if repacked else state.nested)
+
+
+def _probe(options: Mapping[str, Any], device: str) -> Any:
+    import bitsandbytes as bnb
+    import torch
+
+    layer = bnb.nn.Linear4bit(
+        64,
+        64,
+        bias=False,
+        compute_dtype=_torch_dtype(options["compute_dtype"]),
+        compress_statistics=options["use_double_quant"],
+        quant_type=options["quant_type"],
+    ).to(torch.bfloat16)
+    return layer.to(device)
+
+
+def _value(state: LayerState, key: str) -> Any:
+    return {**state.weight, **state.runtime}.get(key)
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)
+
+
+def _short(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

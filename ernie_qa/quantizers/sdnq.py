@@ -1,0 +1,334 @@
+"""SDNQ: weights of 1 to 8 bits, and matrix products in int8 on the quantized weights.
+
+`use_quantized_matmul` is the switch that lies most easily: the configuration, each layer, and each call have
+their own say in it. See docs/activation.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ernie_qa.errors import ModelError
+from ernie_qa.quantizers import ComponentSource, LayerState
+from ernie_qa.quantizers.watching import Call, Watch, tell_apart, watching
+from ernie_qa.toml_input import Table
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+NAME = "sdnq"
+SUMMARY = "SDNQ: 1 to 8 bit weights, int8 matrix products"
+PACKAGES = ("sdnq",)
+DEVICES = frozenset({"cpu", "cuda"})
+
+_DTYPE = re.compile(r"u?int[1-8]|fp[1-8]|float[1-8]_e\dm\d(fn|fnu)?|float8_e5m2")
+_DTYPE_RULE = "a type as SDNQ names it, of at most 8 bits: uint4, int8, float8_e4m3fn"
+_MATMUL = ("int8", "uint8", "float8_e4m3fn", "float16")
+_FEW_ROWS = 32
+"""Inputs with fewer rows are dequantized, whatever the flags say (sdnq 0.2.8, layers/linear/linear_int8.py)."""
+_KERNEL_FUNCTIONS = ("int8_matmul", "uint8_matmul", "fp8_matmul", "fp16_matmul")
+_KERNEL_OPS = frozenset(
+    {
+        "sdnq::scaled_mm",  # Triton, CUDA
+        "sdnq::triton_mm",  # CUDA with SDNQ_USE_TRITON_SCALED_MM=0
+        "sdnq::openvino_int_mm",  # CPU with OpenVINO
+        "sdnq::openvino_fp_mm",
+        "aten::_int_mm",  # CPU, and CUDA with SDNQ_USE_TRITON_MM=0
+        "aten::_scaled_mm",  # float8 without Triton
+    }
+)
+
+
+def check_options(table: Table) -> Mapping[str, Any]:
+    """The options that a recipe may set; names and defaults are `sdnq.SDNQConfig`'s.
+
+    `group_size` counts weights that share a scale: 0 lets SDNQ choose, -1 is one a row.
+    `quantized_matmul_dtype` may be left out: int8 for integers. `use_quantized_matmul` has no default: a
+    recipe says whether it wants the quantized kernel.
+    """
+    options: dict[str, Any] = {
+        "weights_dtype": table.text("weights_dtype", pattern=_DTYPE, allowed=_DTYPE_RULE),
+        "group_size": table.integer("group_size", 0, minimum=-1, maximum=2**20),
+        "dequantize_fp32": table.boolean("dequantize_fp32", True),
+        "use_quantized_matmul": table.boolean("use_quantized_matmul"),
+        "use_svd": table.boolean("use_svd", False),
+        "svd_rank": table.integer("svd_rank", 32, minimum=1, maximum=4096),
+        "use_hadamard": table.boolean("use_hadamard", False),
+        "modules_to_not_convert": table.strings("modules_to_not_convert", ()),
+        "modules_to_not_use_matmul": table.strings("modules_to_not_use_matmul", ()),
+    }
+    if "quantized_matmul_dtype" in table:
+        options["quantized_matmul_dtype"] = table.choice("quantized_matmul_dtype", _MATMUL)
+    return options
+
+
+def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
+    """Quantize the component while it loads, or load it as it was stored, then apply the matmul switch.
+
+    The switch is applied explicitly whatever was stored: older loaders left it off.
+    """
+    _import_sdnq(source.device)
+    from sdnq.loader import apply_sdnq_options_to_model
+
+    stored = source.stored
+    if stored is not None and stored.get("quant_method") != NAME:
+        raise ModelError(f"{source.path}: already quantized by {stored.get('quant_method')!r}, not by sdnq")
+    kwargs: dict[str, Any] = {"dtype": _torch_dtype(source.dtype), "use_safetensors": True, "local_files_only": True}
+    if stored is None:
+        config = _config(options)
+        if source.device != "cpu":
+            config.quantization_device = config.return_device = source.device
+        kwargs["quantization_config"] = config
+    module: Module = source.cls.from_pretrained(source.path, **kwargs)
+    module = apply_sdnq_options_to_model(module, use_quantized_matmul=options["use_quantized_matmul"])
+    return module.to(source.device).eval()
+
+
+def config_flag(module: Module) -> Mapping[str, Any]:
+    """`weights_dtype` and `use_quantized_matmul` as the component's own configuration has them."""
+    config = getattr(module, "quantization_config", None)
+    if config is None:
+        return {}
+    return {key: getattr(config, key, None) for key in ("weights_dtype", "use_quantized_matmul")}
+
+
+def expected_flag(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `config_flag` should give."""
+    return {key: options[key] for key in ("weights_dtype", "use_quantized_matmul")}
+
+
+def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ...]:
+    """The state of every SDNQ layer and every plain Linear, beside what `options` make SDNQ itself choose."""
+    _import_sdnq("cpu")
+    excluded = _excluded(module, options)
+    return tuple(
+        _quantized(name, layer, options) if hasattr(layer, "sdnq_dequantizer") else _plain(name, layer, excluded)
+        for name, layer in _layers(module)
+    )
+
+
+def watch(module: Module) -> AbstractContextManager[Watch]:
+    """Count, for every SDNQ layer of `module`, the calls that enter SDNQ's quantized matrix products."""
+    _import_sdnq("cpu")
+    from sdnq.forward import get_forward_func
+    from sdnq.utils import check_param_name_in, check_quantized_matmul_is_allowed
+
+    config = getattr(module, "quantization_config", None)
+    skipped = list(getattr(config, "modules_to_not_use_matmul", None) or ())
+
+    def reason(name: str, layer: Any, call: Call) -> str:
+        dequantizer = layer.sdnq_dequantizer
+        kind, matmul = layer.original_class.__name__, dequantizer.quantized_matmul_dtype
+        if _own_forward(layer) or layer.forward_func is not get_forward_func(
+            kind, matmul, dequantizer.use_quantized_matmul
+        ):
+            return "forward"
+        if not dequantizer.use_quantized_matmul:
+            # SDNQ adds the layers that it refuses for their shape to the list of skipped ones: shape first
+            if not check_quantized_matmul_is_allowed(True, *dequantizer.original_shape[:2]):
+                return "shape"
+            named = check_param_name_in(f"{name}.weight", skipped) is not None
+            return "skipped" if named else "dequantized"
+        if call.rows < _FEW_ROWS:
+            return "decoding" if call.decoding else "few_rows"
+        return "no_kernel"
+
+    layers = {name: layer for name, layer in module.named_modules() if hasattr(layer, "sdnq_dequantizer")}
+    return watching(module, layers, reason, _KERNEL_OPS, _kernel_functions())
+
+
+def prove(device: str, options: Mapping[str, Any]) -> str | None:
+    """Two layers of 64 × 64 made by SDNQ's own code: one set up to run the quantized kernel, one to dequantize;
+    of the recipe's types where it wants the kernel, else of int8, which every device multiplies.
+    None where `describe` and `watch` tell them apart."""
+    import torch
+
+    _import_sdnq(device)
+    if not options["use_quantized_matmul"]:
+        options = {**options, "weights_dtype": "int8", "quantized_matmul_dtype": "int8"}
+    try:
+        from sdnq.common import sdnq_version
+
+        pair = torch.nn.Sequential(
+            *(_probe(64, 64, {**options, "use_quantized_matmul": on}, device) for on in (True, False))
+        )
+        with watch(pair) as seen:
+            rows = torch.linspace(-1, 1, 64 * 64, device=device, dtype=torch.bfloat16).reshape(64, 64)
+            problem = tell_apart(seen, pair, rows)
+        flags = [state.runtime["use_quantized_matmul"] for state in describe(pair, options)]
+        if flags != [True, False]:
+            problem = problem or f"the layers' own switches read {flags}"
+    except (AttributeError, ImportError, KeyError, TypeError) as moved:
+        # names inside sdnq that this file relies on: another release may have renamed them
+        return f"the probe does not know this sdnq: {type(moved).__name__}: {moved}"
+    return f"the probe does not know sdnq {sdnq_version} on {device}: {problem}" if problem else None
+
+
+def _import_sdnq(device: str) -> None:
+    import torch
+
+    if device == "cpu" and not torch.cuda.is_available():
+        # sdnq reads it once, when imported; compiled, each new shape costs 5 to 60 s on a CPU
+        if os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0") == "0":
+            # it would then warn with every configuration that it is not compiled
+            logging.getLogger("sdnq").setLevel(logging.ERROR)
+    # must come before any load: the import registers SDNQ with transformers
+    import_module("sdnq")
+
+
+def _config(options: Mapping[str, Any]) -> Any:
+    from sdnq import SDNQConfig
+
+    return SDNQConfig(**{key: list(value) if isinstance(value, tuple) else value for key, value in options.items()})
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)
+
+
+def _kernel_functions() -> list[tuple[Any, str]]:
+    places = [("layers.linear.linear_", name) for name in _KERNEL_FUNCTIONS]
+    places += [("layers.conv.conv_", f"conv_{name}") for name in _KERNEL_FUNCTIONS]
+    return [
+        (import_module(f"sdnq.{prefix}{name.removeprefix('conv_').removesuffix('_matmul')}"), name)
+        for prefix, name in places
+    ]
+
+
+def _layers(module: Module) -> Iterator[tuple[str, Any]]:
+    import torch
+
+    for name, layer in module.named_modules():
+        if hasattr(layer, "sdnq_dequantizer") or isinstance(layer, torch.nn.Linear):
+            yield name, layer
+
+
+def _own_forward(layer: Any) -> bool:
+    from sdnq.layers import SDNQLayer
+
+    # accelerate's offloading hooks put their own forward on a layer and call the old one
+    hooked = hasattr(layer, "_hf_hook")
+    return ("forward" in vars(layer) and not hooked) or type(layer).forward is not SDNQLayer.forward
+
+
+def _excluded(module: Any, options: Mapping[str, Any]) -> list[str]:
+    """The names that SDNQ leaves alone in this class of module, asked of SDNQ afresh: the module's own
+    configuration could have been edited."""
+    from sdnq.utils import add_module_skip_keys
+    from transformers import PreTrainedModel
+    from transformers.quantizers import HfQuantizer
+
+    config = _config(options)
+    if isinstance(module, PreTrainedModel):
+        config.modules_to_not_convert += HfQuantizer.get_modules_to_not_convert(module, add_default_skips=True)
+    names: list[str] = add_module_skip_keys(module, config)[1].modules_to_not_convert
+    return names
+
+
+def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
+    from sdnq import SDNQConfig
+    from sdnq.utils import check_param_name_in
+
+    weight, limits = layer.weight, SDNQConfig()
+    why = ""
+    if (named := check_param_name_in(f"{name}.weight", excluded)) is not None:
+        why = f"SDNQ skips {named}"
+    elif weight.numel() < limits.minimum_allowed_numel:
+        why = f"fewer than {limits.minimum_allowed_numel} weights"
+    elif weight.shape[-1] < limits.minimum_allowed_channel_size:
+        why = f"fewer than {limits.minimum_allowed_channel_size} input channels"
+    size = weight.numel() * weight.element_size()
+    stored = {"weights_dtype": _short(weight.dtype)}
+    bits = 8 * weight.element_size()
+    return LayerState(name, tuple(weight.shape), False, False, why, bits, size, 0, 0, stored, {}, {})
+
+
+def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
+    from sdnq.common import sdnq_keys
+    from sdnq.utils import check_param_name_in
+
+    dequantizer = layer.sdnq_dequantizer
+    shape = tuple(dequantizer.original_shape)
+    kernel, expected = False, {"weights_dtype": options["weights_dtype"]}
+    if layer.original_class.__name__ == "Linear":
+        named = check_param_name_in(f"{name}.weight", list(options["modules_to_not_use_matmul"]))
+        kernel = options["use_quantized_matmul"] and named is None
+        expected = _expected(shape[-1], tuple(sorted({**options, "use_quantized_matmul": kernel}.items())))
+    sides = [getattr(layer, key, None) for key in sdnq_keys - {"weight"}]
+    return LayerState(
+        name=name,
+        shape=shape,
+        quantized=True,
+        kernel=kernel,
+        excluded="",
+        bits=dequantizer.num_bits,
+        bytes=layer.weight.numel() * layer.weight.element_size(),
+        side_bytes=sum(side.numel() * side.element_size() for side in sides if side is not None),
+        unlisted=0,
+        weight=_weight(layer),
+        runtime=_runtime(layer),
+        expected=expected,
+    )
+
+
+@cache
+def _expected(in_features: int, options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """What this sdnq makes of `options` for a Linear with that many inputs: it is asked, on 32 rows of zeros,
+    for it chooses groups and types itself and its choices change between releases."""
+    from sdnq.forward import get_forward_func
+
+    wanted = dict(options)
+    layer = _probe(in_features, 32, wanted, "cpu")
+    kernel, matmul = wanted["use_quantized_matmul"], layer.sdnq_dequantizer.quantized_matmul_dtype
+    # a shape that the kernel refuses is refused here too: what the recipe wants is what counts
+    forward = _place(get_forward_func("Linear", matmul, kernel))
+    return {**_weight(layer), **_runtime(layer), "use_quantized_matmul": kernel, "forward": forward}
+
+
+def _probe(in_features: int, out_features: int, options: Mapping[str, Any], device: str) -> Any:
+    import torch
+    from sdnq import sdnq_quantize_layer
+
+    layer = torch.nn.Linear(in_features, out_features, bias=False, device=device, dtype=torch.bfloat16)
+    torch.nn.init.zeros_(layer.weight)
+    return sdnq_quantize_layer(layer, _config(options), torch_dtype=torch.bfloat16)[0].eval()
+
+
+def _weight(layer: Any) -> dict[str, Any]:
+    dequantizer = layer.sdnq_dequantizer
+    return {
+        "weights_dtype": dequantizer.weights_dtype,
+        "group_size": dequantizer.group_size,
+        "storage_dtype": _short(layer.weight.dtype),
+        "scale_dtype": _short(layer.scale.dtype),
+        "zero_point": layer.zero_point is not None,
+        "svd": layer.svd_up is not None,
+        "hadamard": dequantizer.use_hadamard,
+    }
+
+
+def _runtime(layer: Any) -> dict[str, Any]:
+    dequantizer = layer.sdnq_dequantizer
+    return {
+        "use_quantized_matmul": dequantizer.use_quantized_matmul,
+        "matmul_dtype": dequantizer.quantized_matmul_dtype,
+        "forward": _place(layer.forward_func),
+        "own_forward": _own_forward(layer),
+    }
+
+
+def _place(function: Any) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _short(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
