@@ -1,0 +1,275 @@
+"""Rung 4: pictures against those of the BF16 arm of the same build and machine.
+
+Metrics come from `ernie_qa.fidelity.metrics`, and each can be limited by its mean and by its worst picture:
+`images.lpips_mean`, `images.lpips_max`, `images.ssim_min`. docs/images.md has the definitions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ernie_qa.fidelity.metrics import Metric, metrics
+from ernie_qa.fingerprint import differences, same_build_and_machine
+from ernie_qa.recipe import find_recipe
+from ernie_qa.verdict import Check, Status
+
+if TYPE_CHECKING:
+    from ernie_qa.recipe import Limit
+    from ernie_qa.record import Record
+    from ernie_qa.rungs import Arm, Drawn, Evidence, Figures
+    from ernie_qa.suite import Case
+
+NAME = "images"
+ORDER = 4
+TITLE = "Do the pictures still match?"
+
+IDENTICAL = "identical"
+"""Stored for an infinite score, which JSON has no number for: PSNR where no value differs."""
+
+
+RANDOM = "its weights are random, so its pictures mean nothing"
+
+
+def _worst(metric: Metric) -> str:
+    return "max" if metric.BETTER == "lower" else "min"
+
+
+LIMITS = frozenset(
+    f"{NAME}.{metric.NAME}_{statistic}" for metric in metrics() for statistic in ("mean", _worst(metric))
+)
+
+
+def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
+    """Defects of every case, and every metric of every case that the reference drew in the same size.
+
+    Figures: `cases` by id (sha256, width, height, defects, scores by metric), `metrics` by name (definition,
+    mean, max or min, worst_case), `reference` (its record's hash) or None and `why`.
+    """
+    drawn = {one.picture.case: one for one in (yield)}
+    cases = {case.id: _case(case, drawn.get(case.id)) for case in arm.suite.cases}
+    why = _unlike(arm)
+    found = {} if arm.reference is None or why else _scores(drawn, arm.reference, str(arm.pipe.device))
+    for case, scores in found.items():
+        if case in cases:
+            cases[case]["scores"] = {name: _stored(score) for name, score in scores.items()}
+    return {
+        "cases": cases,
+        "metrics": {
+            metric.NAME: _summary(metric, [found.get(case, {}) for case in cases], list(cases))
+            for metric in metrics()
+        },
+        "reference": arm.reference.hash if arm.reference and not why else None,
+        "why": why,
+    }
+
+
+def _case(case: Case, drawn: Drawn | None) -> dict[str, Any]:
+    from ernie_qa.fidelity.defects import constant, nonfinite_values, wrong_size
+
+    if drawn is None:
+        return {"sha256": None, "width": None, "height": None, "defects": ["was not drawn"], "scores": {}}
+    pixels = drawn.picture.pixels()
+    found = (nonfinite_values(drawn.nonfinite), constant(pixels), wrong_size(pixels, case.width, case.height))
+    return {
+        "sha256": drawn.picture.sha256,
+        "width": drawn.picture.width,
+        "height": drawn.picture.height,
+        "defects": [defect for defect in found if defect],
+        "scores": {},
+    }
+
+
+def _unlike(arm: Arm) -> str | None:
+    """Why the pictures cannot be measured against the arm's reference; None where they can."""
+    if arm.model.weights == "random":
+        return RANDOM
+    if arm.reference is None:
+        return "it was observed without a reference"
+    if arm.reference.model.hash != arm.model.identity.hash:
+        return f"the reference drew another model, {arm.reference.model.name}"
+    if arm.reference.suite.hash != arm.suite.hash:
+        return f"the reference drew another suite, {arm.reference.suite.name}"
+    return None
+
+
+def _scores(drawn: Mapping[str, Drawn], reference: Record, device: str) -> dict[str, dict[str, float]]:
+    """Case -> metric -> score, for the cases that both drew in one size."""
+    pairs = {
+        picture.case: (picture.pixels(), drawn[picture.case].picture.pixels())
+        for picture in reference.pictures
+        if picture.case in drawn
+        and (picture.width, picture.height)
+        == (drawn[picture.case].picture.width, drawn[picture.case].picture.height)
+    }
+    ours, theirs = [pair[1] for pair in pairs.values()], [pair[0] for pair in pairs.values()]
+    columns = {metric.NAME: metric.score(theirs, ours, device) for metric in metrics()}
+    return {case: {name: column[row] for name, column in columns.items()} for row, case in enumerate(pairs)}
+
+
+def _summary(metric: Metric, scores: list[dict[str, float]], cases: list[str]) -> dict[str, Any]:
+    """Mean and worst over the suite; None where a case has no score, for the rest would flatter.
+
+    The mean leaves identical pictures out: one infinite PSNR would hide nine bad ones.
+    """
+    mean: Any = None
+    worst: Any = None
+    worst_case = None
+    if scores and all(metric.NAME in score for score in scores):
+        values = [score[metric.NAME] for score in scores]
+        finite = [value for value in values if math.isfinite(value)]
+        mean = math.fsum(finite) / len(finite) if finite else IDENTICAL
+        row = values.index(max(values) if metric.BETTER == "lower" else min(values))
+        worst, worst_case = _stored(values[row]), cases[row]
+    return {"definition": metric.DEFINITION, "mean": mean, _worst(metric): worst, "worst_case": worst_case}
+
+
+def _stored(score: float) -> float | str:
+    return IDENTICAL if math.isinf(score) else score
+
+
+def judge(evidence: Evidence) -> Iterator[Check]:
+    """Check each picture for defects, and the suite's means and worst pictures against the gate's limits."""
+    if evidence.record.model.weights == "random":
+        for check in _checks(evidence):
+            yield replace(
+                check, status=Status.NOT_APPLICABLE, message=f"{evidence.record.model.name}: {RANDOM}"
+            )
+    else:
+        yield from _checks(evidence)
+
+
+def _checks(evidence: Evidence) -> Iterator[Check]:
+    recipe, suite, figures = evidence.recipe, evidence.record.suite.name, evidence.record.figures.get(NAME)
+    if figures is None:
+        message = "the record holds no figures of this rung: observe the recipe again"
+        yield Check(f"{NAME}.defects", NAME, Status.NOT_COMPARABLE, message)
+        return
+    for case, figure in figures["cases"].items():
+        yield _defects_check(case, figure)
+    gate = evidence.gate
+    limits = {name: limit for name, limit in sorted(gate.limits.items()) if name in LIMITS} if gate else {}
+    incomparable = _incomparable(evidence, figures)
+    status = Status.NOT_COMPARABLE
+    if not recipe.components and evidence.reference is None and figures["reference"] is None:
+        status = Status.NOT_APPLICABLE
+        incomparable = (
+            f"recipe {recipe.name} is what the others are compared with; it has no reference itself"
+        )
+    if not limits and recipe.components:
+        message = f"recipe {recipe.name} has no {NAME} limits for suite {suite}: "
+        message += f"add [gates.{suite}.limits] to {recipe.path}"
+        yield Check(f"{NAME}.limits", NAME, Status.NOT_COMPARABLE, message)
+    for name, limit in limits.items():
+        required = gate is None or name not in gate.informational
+        if incomparable:
+            yield Check(name, NAME, status, incomparable, required)
+        else:
+            yield _limit_check(name, limit, figures, required)
+    if not incomparable:
+        yield from _single_checks(figures, limits)
+
+
+def _defects_check(case: str, figure: Mapping[str, Any]) -> Check:
+    if figure["defects"]:
+        message = f"{case}: {'; '.join(figure['defects'])}: "
+        message += f"look at pictures/{case}.png, then at the activation rung"
+        return Check(f"{NAME}.defects", NAME, Status.FAIL, message, case=case)
+    message = f"{case}: {figure['width']}x{figure['height']}, every value finite, not blank"
+    return Check(f"{NAME}.defects", NAME, Status.PASS, message, case=case)
+
+
+def _incomparable(evidence: Evidence, figures: Figures) -> str | None:
+    """Why the scores must not be judged; None where they may."""
+    record, reference, measured = evidence.record, evidence.reference, figures["reference"]
+    if measured is None:
+        return f"there are no scores: {figures['why']}; observe again with the bf16 record as reference"
+    if reference is None:
+        return f"the scores were measured against record {measured[:12]}: judge with that record as reference"
+    if measured != reference.hash or record.reference != measured:
+        return (
+            f"the scores were measured against record {measured[:12]}, and the reference given is "
+            f"{reference.hash[:12]}: judge with the former"
+        )
+    if reference.recipe.hash != find_recipe("bf16").hash:
+        return f"the reference is an arm of {reference.recipe.name}: observe again against a bf16 record"
+    if not same_build_and_machine(record.fingerprint, reference.fingerprint):
+        differing = "; ".join(differences(record.fingerprint, reference.fingerprint)[:3])
+        return f"the reference is of another build or machine ({differing}): observe bf16 again here"
+    return None
+
+
+def _limit_check(name: str, limit: Limit, figures: Figures, required: bool) -> Check:
+    metric_name, _, statistic = name.removeprefix(f"{NAME}.").rpartition("_")
+    metric = {metric.NAME: metric for metric in metrics()}[metric_name]
+    summary = figures["metrics"].get(metric_name, {})
+    stored = summary.get(statistic)
+    if stored is None:
+        lacking = [case for case, figure in figures["cases"].items() if metric_name not in figure["scores"]]
+        message = f"{name} has no value: {', '.join(lacking) or 'no case'} has no score; see {NAME}.defects"
+        return Check(name, NAME, Status.NOT_COMPARABLE, message, required)
+    value, worst = _number(stored), summary["worst_case"]
+    bound, within = _against(value, limit)
+    provisional = ", provisional" if limit.provisional else ""
+    message = (
+        f"{metric_name.upper()} {statistic} {_said(stored, metric.UNIT)}, "
+        f"{'at most' if bound == limit.max else 'at least'} {_said(bound, metric.UNIT)} "
+        f"({limit.source}{provisional}); worst is {worst} with {_said(summary[_worst(metric)], metric.UNIT)}"
+    )
+    if not within:
+        message += f": compare pictures/{worst}.png with the reference's, then read the activation rung"
+    return Check(
+        name,
+        NAME,
+        Status.PASS if within else Status.FAIL,
+        message,
+        required,
+        measured=None if stored == IDENTICAL else value,
+        limit=bound,
+        unit=metric.UNIT,
+    )
+
+
+def _single_checks(figures: Figures, limits: Mapping[str, Limit]) -> Iterator[Check]:
+    """Each picture's own scores, to be seen; only the suite's figures decide."""
+    for metric in metrics():
+        limit = limits.get(f"{NAME}.{metric.NAME}_{_worst(metric)}")
+        for case, figure in figures["cases"].items():
+            stored = figure["scores"].get(metric.NAME)
+            if stored is None:
+                continue
+            bound, within = _against(_number(stored), limit) if limit else (None, True)
+            status = Status.NOT_APPLICABLE if bound is None else Status.PASS if within else Status.FAIL
+            message = f"{case}: {metric.NAME.upper()} {_said(stored, metric.UNIT)}"
+            message += "" if bound is not None else ", and no limit for a single picture"
+            measured = None if stored == IDENTICAL else stored
+            yield Check(
+                f"{NAME}.{metric.NAME}",
+                NAME,
+                status,
+                message,
+                False,
+                case=case,
+                measured=measured,
+                limit=bound,
+                unit=metric.UNIT,
+            )
+
+
+def _against(value: float, limit: Limit) -> tuple[float | None, bool]:
+    """The bound that `value` breaks and False, or else the bound that it keeps and True."""
+    if limit.max is not None and not value <= limit.max:
+        return limit.max, False
+    if limit.min is not None and not value >= limit.min:
+        return limit.min, False
+    return (limit.max if limit.max is not None else limit.min), True
+
+
+def _number(stored: Any) -> float:
+    return math.inf if stored == IDENTICAL else float(stored)
+
+
+def _said(value: Any, unit: str) -> str:
+    return IDENTICAL if value == IDENTICAL else f"{value:.4g} {unit}".rstrip()
