@@ -92,6 +92,13 @@ def require_device(device: str) -> None:
         raise UnavailableError(f"no usable GPU: {reason}") from error
 
 
+def visible_device() -> str:
+    """ "cuda" where torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Session:
     """The arms of one plan. Each is observed once, when it is first asked for, and judged at once.
 
@@ -146,18 +153,17 @@ class Session:
         """The outcome of one arm. An arm that broke is not tried again: the second call is an ErnieQAError."""
         if recipe.name not in self._outcomes:
             self.prepare()
-            reference = self._bf16()
-            record = reference if recipe.name == REFERENCE else self._observe(recipe, reference)
-            self._outcomes[recipe.name] = Outcome(record, self._judge(record, reference, recipe))
+            bf16 = self._bf16()
+            reference = None if recipe.name == REFERENCE else bf16
+            record = self._observe(recipe, reference) if reference else bf16
+            verdict = judge(record, reference, recipe, require_baseline=self._require_baseline)
+            self._outcomes[recipe.name] = Outcome(record, verdict)
         return self._outcomes[recipe.name]
 
     def _bf16(self) -> Record:
         if self._reference is None:
             self._reference = self._observe(find_recipe(REFERENCE), None)
         return self._reference
-
-    def _judge(self, record: Record, reference: Record, recipe: Recipe) -> Verdict:
-        return judge(record, reference, recipe, require_baseline=self._require_baseline)
 
     def _observe(self, recipe: Recipe, reference: Record | None) -> Record:
         if recipe.name in self._begun:
