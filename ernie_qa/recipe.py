@@ -99,12 +99,10 @@ def find_recipe(recipe: Recipe | str | Path) -> Recipe:
     allowances = _allowances(table.table("activation", optional=True), components)
     gates = _gates(table.table("gates", optional=True))
     for key in table:
-        if key not in (*_OWN_KEYS, *options) and not did_you_mean(key, _OWN_KEYS):
-            used = ", ".join(options) or "none"
-            table.fail(
-                key, f"no component uses a quantizer of this name; used: {used}{did_you_mean(key, options)}"
-            )
-    table.finish()
+        if key not in (*_OWN_KEYS, *options):
+            own, used = ", ".join(_OWN_KEYS), ", ".join(options) or "none"
+            close = did_you_mean(key, (*_OWN_KEYS, *options))
+            table.fail(key, f"no part of a recipe ({own}) and no quantizer that a component uses ({used}){close}")
     return Recipe(path.stem, summary, Frozen(components), Frozen(options), allowances, Frozen(gates), path)
 
 
@@ -164,9 +162,9 @@ def _limit(limits: Table, name: str) -> Limit:
     bounds = {key: entry.number(key) if key in entry else None for key in ("max", "min")}
     low, high = bounds["min"], bounds["max"]
     if low is None and high is None:
-        entry.fail("", "a limit needs max, min or both")
+        entry.fail(None, "a limit needs max, min or both")
     if low is not None and high is not None and low > high:
-        entry.fail("", f"min {low:g} is above max {high:g}")
+        entry.fail(None, f"min {low:g} is above max {high:g}")
     limit = Limit(high, low, entry.text("source"), entry.boolean("provisional", False))
     entry.finish()
     return limit

@@ -21,7 +21,7 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Names that become file names: no separator, no leading dot."""
 SAFE_NAME_RULE = "1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+(\[\d+\])?")
 
 
 class Table:
@@ -124,7 +124,7 @@ class Table:
         found = tuple(items.text(name, pattern=pattern, allowed=allowed) for name in items)
         for item in found:
             if found.count(item) > 1:
-                self.fail(key, f"{shown(item)} is named twice")
+                self.fail(key, f"{quoted(item)} is named twice")
         return found
 
     def table(self, key: str, *, optional: bool = False) -> "Table":
@@ -177,16 +177,16 @@ class Table:
 
     def place(self, key: str) -> str:
         """The dotted path of `key` in the file, quoted as TOML wants it."""
-        own = key if _BARE_KEY.fullmatch(key.partition("[")[0]) else json.dumps(key, ensure_ascii=False)
+        own = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
         return f"{self.key}.{own}" if self.key else own
 
     def wrong(self, key: str, allowed: str) -> Never:
         """Raise: `key` holds something else than `allowed`."""
         self.fail(key, f"found {shown(self._values[key])}, allowed is {allowed}")
 
-    def fail(self, key: str, message: str) -> Never:
-        """Raise `message` about `key`, or about the table itself where `key` is empty."""
-        place = self.place(key) if key else self.key
+    def fail(self, key: str | None, message: str) -> Never:
+        """Raise `message` about `key`, or about the table itself where `key` is None."""
+        place = self.key if key is None else self.place(key)
         raise self._error(
             one_line(f"{self.file}: {place}: {message}" if place else f"{self.file}: {message}")
         )
@@ -196,7 +196,9 @@ class Table:
         if key in self._values:
             return self._values[key]
         if default is None:
-            self.fail(key, f"missing, needed is {allowed}")
+            close = difflib.get_close_matches(key, self._values.keys() - self._read, n=1)
+            instead = f"; is {quoted(close[0])} meant to be it?" if close else ""
+            self.fail(key, f"missing, needed is {allowed}{instead}")
         return default
 
 
@@ -240,13 +242,15 @@ def find_file(given: str | Path, directory: Path, kind: str, error: type[InputEr
     if isinstance(given, Path) or "/" in text or "\\" in text or text.endswith(".toml"):
         path = Path(text)
         if "\0" in text or not SAFE_NAME.fullmatch(path.stem):
-            raise error(f"{shown(text)}: the file's stem names the {kind}: allowed are {SAFE_NAME_RULE}")
+            raise error(one_line(f"{quoted(text)}: the file's stem names the {kind}: allowed are {SAFE_NAME_RULE}"))
         return path
     names = names_in(directory)
     if text not in names:
         raise error(
-            f"no {kind} named {shown(text)}; shipped are {', '.join(names)}{did_you_mean(text, names)} "
-            f"(a file is given by its path, as ./{kind}.toml)"
+            one_line(
+                f"no {kind} named {quoted(text)}; shipped are {', '.join(names)}{did_you_mean(text, names)} "
+                f"(a file is given by its path, as ./my-{kind}.toml)"
+            )
         )
     return directory / f"{text}.toml"
 
@@ -270,8 +274,8 @@ def shown(value: Any) -> str:
         case bool():
             return f"{str(value).lower()} (true/false)"
         case str():
-            text = json.dumps(value[:60], ensure_ascii=False)
-            return f"{text} (text)" if len(value) <= 60 else f"{text}... (text of {len(value)} characters)"
+            kind = "text" if len(value) <= 60 else f"text of {len(value)} characters"
+            return f"{quoted(value)} ({kind})"
         case int():
             # str() of a whole number with thousands of digits raises
             return (
@@ -291,6 +295,11 @@ def shown(value: Any) -> str:
             return type(value).__name__
 
 
+def quoted(text: str) -> str:
+    """At most 60 characters of `text` in quotes, on one line."""
+    return json.dumps(text[:60], ensure_ascii=False) + ("..." if len(text) > 60 else "")
+
+
 def one_line(text: str) -> str:
-    """`text` without line breaks: a file's name may hold some."""
-    return " ".join(text.splitlines())
+    """`text` without line breaks or halves of letters: a file's name may hold some."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().splitlines())

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from ernie_qa.errors import ModelError
 from ernie_qa.frozen import Frozen, digest
 from ernie_qa.record import ModelIdentity
-from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, did_you_mean, one_line, read_json, shown
+from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, did_you_mean, one_line, quoted, read_json, shown
 
 MANIFEST_SCHEMA = 1
 PIPELINE = "ErnieImagePipeline"
@@ -120,7 +120,7 @@ def find_model(model: Model | str | Path) -> Model:
         return _read_model(path, hub["repo"], path.name)
     names = model_names()
     raise ModelError(
-        f"no model {shown(text)}: allowed are a shipped name ({', '.join(names) or 'none is installed'}), "
+        f"no model {quoted(text)}: allowed are a shipped name ({', '.join(names) or 'none is installed'}), "
         f"a diffusers directory, or a hub id org/name[@revision]{did_you_mean(text, names)}"
     )
 
@@ -129,7 +129,7 @@ def component_files(model: Model, component: str) -> tuple[Path, ...]:
     """All files of `component`, sorted. ModelError if the model has no such component."""
     if component not in model.components:
         close = did_you_mean(component, model.components)
-        raise ModelError(one_line(f"{model.path}: no component {shown(component)}{close}"))
+        raise ModelError(one_line(f"{model.path}: no component {quoted(component)}{close}"))
     return _files(model.path / component)
 
 
@@ -162,8 +162,7 @@ def _components(path: Path) -> tuple[str, ...]:
     index = read_json(path / "model_index.json", ModelError)
     index.choice("_class_name", (PIPELINE,))
     components = []
-    for name in index:
-        entry = index.frozen()[name]
+    for name, entry in index.frozen().items():
         if name.startswith("_") or not isinstance(entry, tuple) or entry == (None, None):
             continue
         if not _COMPONENT.fullmatch(name) or len(entry) != 2 or entry[0] not in _LIBRARIES:
@@ -172,7 +171,7 @@ def _components(path: Path) -> tuple[str, ...]:
             )
         components.append(name)
     if not components:
-        index.fail("", "names no component")
+        index.fail(None, "names no component")
     return tuple(components)
 
 
@@ -268,7 +267,7 @@ def _snapshot(repo: str, revision: str | None) -> Path:
             snapshot_download(repo, revision=revision, local_files_only=offline, ignore_patterns=ignored)
         )
     except (OSError, ValueError, HfHubHTTPError) as problem:
-        reason = one_line(str(problem)).split(". ")[0][:200]
+        reason = f"{type(problem).__name__}: {(str(problem).strip().splitlines() or ["?"])[0]}"
         what = f"{repo}@{revision}" if revision else repo
         where = "in the local cache (HF_HUB_OFFLINE is set)" if offline else "on the hub"
         raise ModelError(f"{what}: no such directory here, and not to be had {where}: {reason}") from None
