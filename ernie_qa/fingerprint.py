@@ -133,12 +133,7 @@ def read_fingerprint(table: Table) -> Fingerprint:
 def differences(a: Fingerprint, b: Fingerprint) -> tuple[str, ...]:
     """The fields in which `a` and `b` differ, as `packages.torch: 2.11.0 / 2.14.1`, for messages."""
     left, right = _flat(a), _flat(b)
-    names = dict.fromkeys((*left, *right))
-    return tuple(
-        f"{name}: {_said(left.get(name))} / {_said(right.get(name))}"
-        for name in names
-        if left.get(name) != right.get(name)
-    )
+    return tuple(f"{name}: {_said(left.get(name))} / {_said(right.get(name))}" for name in _differing(a, b))
 
 
 def same_build_and_machine(a: Fingerprint, b: Fingerprint) -> bool:
@@ -147,15 +142,15 @@ def same_build_and_machine(a: Fingerprint, b: Fingerprint) -> bool:
     Threads do not count (the pictures are bit-identical), and of the settings only those that choose the
     CPU's instructions: the others concern the quantized arms, memory or downloads.
     """
-    counted = [
-        {
-            name: value
-            for name, value in _flat(fingerprint).items()
-            if name != "threads" and name.removeprefix("settings.") in (name, *_INSTRUCTION_SETTINGS)
-        }
-        for fingerprint in (a, b)
-    ]
-    return counted[0] == counted[1]
+    return all(
+        name == "threads" or name.removeprefix("settings.") not in (name, *_INSTRUCTION_SETTINGS)
+        for name in _differing(a, b)
+    )
+
+
+def _differing(a: Fingerprint, b: Fingerprint) -> list[str]:
+    left, right = _flat(a), _flat(b)
+    return [name for name in dict.fromkeys((*left, *right)) if left.get(name) != right.get(name)]
 
 
 def _flat(fingerprint: Fingerprint) -> dict[str, object]:

@@ -102,7 +102,9 @@ def find_recipe(recipe: Recipe | str | Path) -> Recipe:
         if key not in (*_OWN_KEYS, *options):
             own, used = ", ".join(_OWN_KEYS), ", ".join(options) or "none"
             close = did_you_mean(key, (*_OWN_KEYS, *options))
-            table.fail(key, f"no part of a recipe ({own}) and no quantizer that a component uses ({used}){close}")
+            table.fail(
+                key, f"no part of a recipe ({own}) and no quantizer that a component uses ({used}){close}"
+            )
     return Recipe(path.stem, summary, Frozen(components), Frozen(options), allowances, Frozen(gates), path)
 
 

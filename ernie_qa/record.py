@@ -278,5 +278,5 @@ def _decode(png: bytes, width: int, height: int, where: str) -> bytes:
                     one_line(f"{where}: found a PNG of mode {image.mode}, allowed is RGB of 8 bits")
                 )
             return image.tobytes()
-    except (OSError, ValueError, SyntaxError) as problem:
+    except (OSError, ValueError, SyntaxError, IndexError) as problem:  # Pillow, on short chunks
         raise RecordError(one_line(f"{where}: a damaged PNG file: {problem}")) from None

@@ -9,7 +9,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import date, datetime, time
+from datetime import date, time
 from pathlib import Path
 from typing import Any, Never
 
@@ -56,9 +56,7 @@ class Table:
     ) -> str:
         """A string that is not blank and, with `pattern`, matches it in full (`allowed` says so in words)."""
         value = self._value(key, default, allowed)
-        if not isinstance(value, str) or not value.strip():
-            self.wrong(key, allowed)
-        if pattern and not pattern.fullmatch(value):
+        if not isinstance(value, str) or not value.strip() or (pattern and not pattern.fullmatch(value)):
             self.wrong(key, allowed)
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             self.wrong(key, "text that Unicode can write")
@@ -92,10 +90,7 @@ class Table:
         value = self._value(key, default, wanted)
         if not isinstance(value, int | float) or isinstance(value, bool):
             self.wrong(key, wanted)
-        try:
-            number = float(value)
-        except OverflowError:
-            self.wrong(key, wanted)
+        number = float(value) if abs(value) < 1e308 else math.inf
         if not math.isfinite(number) or not minimum <= number <= maximum:
             self.wrong(key, wanted)
         return number
@@ -213,7 +208,7 @@ def read_json(path: Path, error: type[InputError], max_bytes: int = MAX_BYTES) -
 
 
 def _read(
-    path: Path, error: type[InputError], max_bytes: int, language: str, parse: Callable[[str], Any]
+    path: Path, error: type[InputError], max_bytes: int, kind: str, parse: Callable[[str], Any]
 ) -> Table:
     try:
         if not path.is_file():
@@ -227,7 +222,7 @@ def _read(
     try:
         values = parse(content.decode("utf-8"))
     except (ValueError, RecursionError) as problem:
-        raise error(one_line(f"{path}: not valid {language}: {problem}")) from None
+        raise error(one_line(f"{path}: not valid {kind}: {problem}")) from None
     if not isinstance(values, dict):
         raise error(one_line(f"{path}: found {shown(values)}, allowed is a table of keys"))
     return Table(values, path, error=error)
@@ -241,18 +236,18 @@ def find_file(given: str | Path, directory: Path, kind: str, error: type[InputEr
     text = str(given)
     if isinstance(given, Path) or "/" in text or "\\" in text or text.endswith(".toml"):
         path = Path(text)
-        if "\0" in text or not SAFE_NAME.fullmatch(path.stem):
-            raise error(one_line(f"{quoted(text)}: the file's stem names the {kind}: allowed are {SAFE_NAME_RULE}"))
-        return path
-    names = names_in(directory)
-    if text not in names:
-        raise error(
-            one_line(
-                f"no {kind} named {quoted(text)}; shipped are {', '.join(names)}{did_you_mean(text, names)} "
-                f"(a file is given by its path, as ./my-{kind}.toml)"
-            )
+        if SAFE_NAME.fullmatch(path.stem) and "\0" not in text:
+            return path
+        wrong = f"{quoted(text)}: the file's stem names the {kind}: allowed are {SAFE_NAME_RULE}"
+    else:
+        names = names_in(directory)
+        if text in names:
+            return directory / f"{text}.toml"
+        wrong = (
+            f"no {kind} named {quoted(text)}; shipped are {', '.join(names)}{did_you_mean(text, names)} "
+            f"(a file is given by its path, as ./my-{kind}.toml)"
         )
-    return directory / f"{text}.toml"
+    raise error(one_line(wrong))
 
 
 def names_in(directory: Path) -> tuple[str, ...]:
@@ -274,8 +269,7 @@ def shown(value: Any) -> str:
         case bool():
             return f"{str(value).lower()} (true/false)"
         case str():
-            kind = "text" if len(value) <= 60 else f"text of {len(value)} characters"
-            return f"{quoted(value)} ({kind})"
+            return f"{quoted(value)} (text)"
         case int():
             # str() of a whole number with thousands of digits raises
             return (
@@ -289,7 +283,7 @@ def shown(value: Any) -> str:
             return "a table"
         case list() | tuple():
             return f"a list of {len(value)}"
-        case datetime() | date() | time():
+        case date() | time():
             return f"{value} (date or time)"
         case _:
             return type(value).__name__

@@ -112,7 +112,11 @@ def find_model(model: Model | str | Path) -> Model:
             )
         found.manifest.verify()
         return found
-    if "\0" not in text and Path(text).is_dir():
+    try:
+        is_directory = text != "" and Path(text).is_dir()
+    except (OSError, ValueError):  # too long, or with a zero byte: no path at all
+        is_directory = False
+    if is_directory:
         return _read_model(Path(text))
     hub = _HUB_ID.fullmatch(text)
     if hub and isinstance(model, str):
@@ -267,7 +271,7 @@ def _snapshot(repo: str, revision: str | None) -> Path:
             snapshot_download(repo, revision=revision, local_files_only=offline, ignore_patterns=ignored)
         )
     except (OSError, ValueError, HfHubHTTPError) as problem:
-        reason = f"{type(problem).__name__}: {(str(problem).strip().splitlines() or ["?"])[0]}"
+        reason = f"{type(problem).__name__}: {(str(problem).strip().splitlines() or ['?'])[0]}"
         what = f"{repo}@{revision}" if revision else repo
         where = "in the local cache (HF_HUB_OFFLINE is set)" if offline else "on the hub"
         raise ModelError(f"{what}: no such directory here, and not to be had {where}: {reason}") from None

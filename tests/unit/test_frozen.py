@@ -1,4 +1,5 @@
 import pickle
+import re
 from datetime import date
 
 import pytest
@@ -48,9 +49,8 @@ def test_frozen_values_cannot_be_changed_and_can_be_pickled():
     ],
 )
 def test_what_json_cannot_hold_is_refused_with_its_place(value, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(message)):
         freeze(value, "figures")
-    assert str(caught.value) == message
 
 
 def test_depth_is_bounded():
