@@ -136,7 +136,7 @@ def _corpus() -> Iterator[str]:
 
 
 def save_tiny(directory: Path, *, layers: int = 1, text_layers: int = 1, seed: int = 0) -> Path:
-    """Write such a pipeline to `directory`, as a diffusers model directory with a manifest of random weights."""
+    """Write such a pipeline to `directory`, a model directory with a manifest of random weights."""
     import hashlib
     import json
 

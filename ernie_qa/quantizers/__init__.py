@@ -15,14 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ernie_qa.errors import ModelError, RecipeError, UnavailableError
+from ernie_qa.quantizers.layers import Calls, LayerState
 from ernie_qa.recipe import Recipe
 from ernie_qa.toml_input import Table, did_you_mean
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
+__all__ = [
+    "Calls",
+    "ComponentSource",
+    "LayerState",
+    "Quantizer",
+    "Watching",
+    "checked_options",
+    "find_quantizer",
+    "quantizer_names",
+]
+
 ENTRY_POINTS = "ernie_qa.quantizers"
-_SHARED = "watching"
+_SHARED = ("layers", "watching")
 """What stands beside the quantizers and is none."""
 
 
@@ -48,7 +60,7 @@ class ComponentSource:
 
     @property
     def stored(self) -> Mapping[str, Any] | None:
-        """The quantization that the component was saved with, from its `config.json`; None for a plain one."""
+        """How the component was quantized when it was saved, from its `config.json`; None for a plain one."""
         try:
             config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
@@ -71,57 +83,6 @@ class ComponentSource:
                 f"{self.class_name!r}; upgrade {self.library}"
             )
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class LayerState:
-    """What one layer is, read from the layer itself; JSON values only.
-
-    name        its place in the component, as `layers.0.mlp.up_proj`
-    shape       of the weight before quantization
-    quantized   whether the stored weight is
-    kernel      whether the recipe wants its calls to run the quantized kernel
-    excluded    why the quantizer leaves it alone; empty where it ought to be quantized
-    bits        of one stored weight
-    bytes       of the stored weight, without its scales
-    side_bytes  of scales, zero points and tables
-    unlisted    how many of all these bytes `Module.parameters()` does not show
-    weight      what is stored: type, group, scales
-    runtime     how a call is set up to run
-    expected    what the recipe asks of the keys in `weight` and `runtime`
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    quantized: bool
-    kernel: bool
-    excluded: str
-    bits: float
-    bytes: int
-    side_bytes: int
-    unlisted: int
-    weight: Mapping[str, Any]
-    runtime: Mapping[str, Any]
-    expected: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """What the calls of one layer ran.
-
-    Of `total` calls, `quantized` went through the quantizer's own kernel function; the others are counted by
-    reason in `fallbacks`: `few_rows`, `decoding`, `skipped`, `shape`, `forward` (another function stands where
-    the quantizer's stood), `dequantized` (set up to dequantize) or `no_kernel` (set up to run the kernel, and
-    did not). `replayed` and `ops` are from one more call under torch.profiler: how often the kernel function
-    was entered there, and the kernels that torch really dispatched; -1 and nothing where there was none.
-    """
-
-    name: str
-    total: int
-    quantized: int
-    fallbacks: Mapping[str, int]
-    replayed: int
-    ops: Mapping[str, int]
 
 
 class Watching(Protocol):
@@ -182,11 +143,15 @@ def find_quantizer(name: str) -> Quantizer:
     entry = _installed().get(name)
     if entry is None:
         names = quantizer_names()
-        raise RecipeError(f"no quantizer named {name!r}; known are {', '.join(names)}{did_you_mean(name, names)}")
+        raise RecipeError(
+            f"no quantizer named {name!r}; known are {', '.join(names)}{did_you_mean(name, names)}"
+        )
     try:
         return cast(Quantizer, entry.load())
     except (ImportError, AttributeError) as problem:
-        raise UnavailableError(f"the quantizer {name!r} ({entry.value}) cannot be imported: {problem}") from None
+        raise UnavailableError(
+            f"the quantizer {name!r} ({entry.value}) cannot be imported: {problem}"
+        ) from None
 
 
 def checked_options(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
@@ -206,7 +171,7 @@ def checked_options(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
 
 
 def _shipped() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules(__path__) if module.name != _SHARED}
+    return {module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED}
 
 
 def _installed() -> dict[str, metadata.EntryPoint]:

@@ -1,14 +1,16 @@
-"""bitsandbytes: 4-bit weights (NF4, FP4) with 16-bit arithmetic, on CUDA and, with its own kernels, on a CPU."""
+"""bitsandbytes: 4-bit weights (NF4, FP4) with 16-bit arithmetic, by its own kernels on CUDA and on a CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ModelError
-from ernie_qa.quantizers import ComponentSource, LayerState
-from ernie_qa.quantizers.watching import Call, Watch, tell_apart, watching
+from ernie_qa.quantizers import ComponentSource
+from ernie_qa.quantizers.layers import LayerState
+from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, watching
 from ernie_qa.toml_input import Table
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def check_options(table: Table) -> Mapping[str, Any]:
     """The options that a recipe may set: those of `BitsAndBytesConfig` in 4 bits, without their prefix."""
     return {
         "quant_type": table.choice("quant_type", ("nf4", "fp4"), "nf4"),
-        "use_double_quant": table.boolean("use_double_quant", True),
+        "double_quant": table.boolean("double_quant", True),
         "compute_dtype": table.choice("compute_dtype", ("bfloat16", "float16", "float32"), "bfloat16"),
         "modules_to_not_convert": table.strings("modules_to_not_convert", ()),
     }
@@ -41,7 +43,9 @@ def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     """Quantize the component while it loads, or load it as it was stored."""
     stored = source.stored
     if stored is not None and stored.get("quant_method") != NAME:
-        raise ModelError(f"{source.path}: already quantized by {stored.get('quant_method')!r}, not by bitsandbytes")
+        raise ModelError(
+            f"{source.path}: already quantized by {stored.get('quant_method')!r}, not by bitsandbytes"
+        )
     kwargs: dict[str, Any] = {
         "dtype": _torch_dtype(source.dtype),
         "device_map": {"": source.device},
@@ -64,14 +68,16 @@ def config_flag(module: Module) -> Mapping[str, Any]:
     return {
         "load_in_4bit": bool(getattr(config, "load_in_4bit", False)),
         "quant_type": getattr(config, "bnb_4bit_quant_type", None),
-        "use_double_quant": getattr(config, "bnb_4bit_use_double_quant", None),
+        "double_quant": getattr(config, "bnb_4bit_use_double_quant", None),
         "compute_dtype": _short(getattr(config, "bnb_4bit_compute_dtype", None)),
     }
 
 
 def expected_flag(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `config_flag` should give."""
-    return {"load_in_4bit": True} | {key: options[key] for key in ("quant_type", "use_double_quant", "compute_dtype")}
+    return {"load_in_4bit": True} | {
+        key: options[key] for key in ("quant_type", "double_quant", "compute_dtype")
+    }
 
 
 def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ...]:
@@ -98,45 +104,39 @@ def watch(module: Module) -> AbstractContextManager[Watch]:
 
 
 def prove(device: str, options: Mapping[str, Any]) -> str | None:
-    """Two layers of 64 × 64: one in 4 bits, one that bitsandbytes dequantizes and multiplies in full precision.
-    None where `describe` and `watch` tell them apart."""
+    """Two 4-bit layers of 64 × 64: one as bitsandbytes made it, one that dequantizes and multiplies in full
+    precision. None where `describe` and `watch` tell them apart."""
     import torch
 
     try:
-        import bitsandbytes as bnb
+        import bitsandbytes
 
-        pair = torch.nn.Sequential(*(_probe(options, device) for _ in range(2))).eval()
+        pair = torch.nn.Sequential(_probe(options, device), _probe(options, device)).eval()
         states = describe(pair, options)
-
-        def dequantizing(rows: torch.Tensor) -> torch.Tensor:
-            weight = plain.weight
-            return torch.nn.functional.linear(rows, bnb.functional.dequantize_4bit(weight.data, weight.quant_state))
-
-        plain = pair[1]
+        wrong = {
+            key for state in states for key, want in state.expected.items() if _value(state, key) != want
+        }
         with watch(pair) as seen:
-            plain.forward = dequantizing
+            _dequantize_in_forward(pair[1])
             rows = torch.linspace(-1, 1, 64 * 64, device=device, dtype=torch.bfloat16).reshape(64, 64)
             problem = tell_apart(seen, pair, rows)
-        wrong = [key for state in states for key, value in state.expected.items() if _value(state, key) != value]
         if wrong:
-            problem = problem or f"a layer just made reads otherwise: {', '.join(sorted(set(wrong)))}"
+            problem = problem or f"a layer just made reads otherwise: {', '.join(sorted(wrong))}"
     except (AttributeError, ImportError, KeyError, TypeError) as moved:
         # names inside bitsandbytes that this file relies on: another release may have renamed them
         return f"the probe does not know this bitsandbytes: {type(moved).__name__}: {moved}"
-    return f"the probe does not know bitsandbytes {bnb.__version__} on {device}: {problem}" if problem else None
+    return (
+        f"the probe does not know bitsandbytes {bnb.__version__} on {device}: {problem}" if problem else None
+    )
 
 
 def _config(library: str, options: Mapping[str, Any]) -> Any:
     # two classes of one name: diffusers' on a text encoder is a TypeError
-    if library == "diffusers":
-        from diffusers import BitsAndBytesConfig
-    else:
-        from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
+    config: Any = import_module(library).BitsAndBytesConfig
+    return config(
         load_in_4bit=True,
         bnb_4bit_quant_type=options["quant_type"],
-        bnb_4bit_use_double_quant=options["use_double_quant"],
+        bnb_4bit_use_double_quant=options["double_quant"],
         bnb_4bit_compute_dtype=_torch_dtype(options["compute_dtype"]),
         llm_int8_skip_modules=list(options["modules_to_not_convert"]) or None,
     )
@@ -150,47 +150,50 @@ def _diffusers_on_cpu() -> Iterator[None]:
     asks, and takes "cpu" in a device map for offloading. Quantizing, saving, reloading and running all work
     once these two checks are out of the way.
     """
-    from diffusers.quantizers.bitsandbytes import BnB4BitDiffusersQuantizer as Quantizer
-
-    originals = Quantizer.validate_environment, Quantizer.update_device_map
-    Quantizer.validate_environment = lambda self, *args, **kwargs: None
-    Quantizer.update_device_map = lambda self, device_map: device_map or {"": "cpu"}
+    quantizer: Any = import_module("diffusers.quantizers.bitsandbytes").BnB4BitDiffusersQuantizer
+    originals = quantizer.validate_environment, quantizer.update_device_map
+    quantizer.validate_environment = lambda self, *args, **kwargs: None
+    quantizer.update_device_map = lambda self, device_map: device_map or {"": "cpu"}
     try:
         yield
     finally:
-        Quantizer.validate_environment, Quantizer.update_device_map = originals
+        quantizer.validate_environment, quantizer.update_device_map = originals
 
 
 def _is_quantized(layer: Any) -> bool:
-    import bitsandbytes as bnb
-
-    return isinstance(layer, bnb.nn.Linear4bit) and getattr(layer.weight, "quant_state", None) is not None
+    return isinstance(layer, _linear4bit()) and getattr(layer.weight, "quant_state", None) is not None
 
 
 def _own_forward(layer: Any) -> bool:
-    import bitsandbytes as bnb
-
-    # accelerate's offloading hooks put their own forward on a layer and call the old one
-    hooked = hasattr(layer, "_hf_hook")
-    return ("forward" in vars(layer) and not hooked) or type(layer).forward is not bnb.nn.Linear4bit.forward
+    return own_forward(layer, _linear4bit().forward)
 
 
-def _excluded(module: Any, options: Mapping[str, Any]) -> list[str]:
+def _linear4bit() -> Any:
+    from bitsandbytes.nn.modules import Linear4bit
+
+    return Linear4bit
+
+
+def _excluded(module: Module, options: Mapping[str, Any]) -> list[str]:
     """The names that stay in full precision in this class of module, asked of transformers afresh: the
     module's own configuration could have been edited."""
     from transformers import PreTrainedModel
-    from transformers.quantizers import HfQuantizer
+    from transformers.quantizers.base import HfQuantizer
 
     named = list(options["modules_to_not_convert"])
     if not isinstance(module, PreTrainedModel):
         return named
-    found: list[str] = HfQuantizer.get_modules_to_not_convert(module, named or None, module._keep_in_fp32_modules)
-    return found
+    found = HfQuantizer.get_modules_to_not_convert(
+        module, named or None, list(module._keep_in_fp32_modules or ())
+    )
+    return list(found)
 
 
 def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
     weight = layer.weight
-    why = next((key for key in excluded if name == key or name.startswith(f"{key}.") or key in name.split(".")), "")
+    why = next(
+        (key for key in excluded if name == key or name.startswith(f"{key}.") or key in name.split(".")), ""
+    )
     size = weight.numel() * weight.element_size()
     return LayerState(
         name=name,
@@ -213,7 +216,13 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
 
     weight, state = layer.weight, layer.weight.quant_state
     inner = getattr(state, "state2", None)
-    sides = [state.absmax, state.code, state.offset, getattr(inner, "absmax", None), getattr(inner, "code", None)]
+    sides = [
+        state.absmax,
+        state.code,
+        state.offset,
+        getattr(inner, "absmax", None),
+        getattr(inner, "code", None),
+    ]
     side_bytes = sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))
     return LayerState(
         name=name,
@@ -227,12 +236,12 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
         unlisted=side_bytes,
         weight={
             "quant_type": state.quant_type,
-            "use_double_quant": _double_quant(state),
+            "double_quant": _double_quant(state),
             "blocksize": state.blocksize,
             "storage_dtype": _short(weight.dtype),
         },
         runtime={"compute_dtype": _short(layer.compute_dtype), "own_forward": _own_forward(layer)},
-        expected={key: options[key] for key in ("quant_type", "use_double_quant", "compute_dtype")}
+        expected={key: options[key] for key in ("quant_type", "double_quant", "compute_dtype")}
         | {"storage_dtype": "uint8", "own_forward": False},
     )
 
@@ -244,18 +253,26 @@ def _double_quant(state: Any) -> bool:
 
 
 def _probe(options: Mapping[str, Any], device: str) -> Any:
-    import bitsandbytes as bnb
     import torch
 
-    layer = bnb.nn.Linear4bit(
-        64,
-        64,
-        bias=False,
-        compute_dtype=_torch_dtype(options["compute_dtype"]),
-        compress_statistics=options["use_double_quant"],
-        quant_type=options["quant_type"],
-    ).to(torch.bfloat16)
-    return layer.to(device)
+    # a new layer draws its weights: not from the random numbers of what is being observed
+    with torch.random.fork_rng(devices=[]):
+        layer = _linear4bit()(
+            64,
+            64,
+            bias=False,
+            compute_dtype=_torch_dtype(options["compute_dtype"]),
+            compress_statistics=options["double_quant"],
+            quant_type=options["quant_type"],
+        )
+    return layer.to(torch.bfloat16).to(device)
+
+
+def _dequantize_in_forward(layer: Any) -> None:
+    from bitsandbytes.functional import dequantize_4bit
+    from torch.nn.functional import linear
+
+    layer.forward = lambda rows: linear(rows, dequantize_4bit(layer.weight.data, layer.weight.quant_state))
 
 
 def _value(state: LayerState, key: str) -> Any:

@@ -16,8 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ModelError
-from ernie_qa.quantizers import ComponentSource, LayerState
-from ernie_qa.quantizers.watching import Call, Watch, tell_apart, watching
+from ernie_qa.quantizers import ComponentSource
+from ernie_qa.quantizers.layers import LayerState
+from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, watching
 from ernie_qa.toml_input import Table
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _DTYPE = re.compile(r"u?int[1-8]|fp[1-8]|float[1-8]_e\dm\d(fn|fnu)?|float8_e5m2"
 _DTYPE_RULE = "a type as SDNQ names it, of at most 8 bits: uint4, int8, float8_e4m3fn"
 _MATMUL = ("int8", "uint8", "float8_e4m3fn", "float16")
 _FEW_ROWS = 32
-"""Inputs with fewer rows are dequantized, whatever the flags say (sdnq 0.2.8, layers/linear/linear_int8.py)."""
+"""With fewer rows a layer dequantizes, whatever the flags say (sdnq 0.2.8, layers/linear/linear_int8.py)."""
 _KERNEL_FUNCTIONS = ("int8_matmul", "uint8_matmul", "fp8_matmul", "fp16_matmul")
 _KERNEL_OPS = frozenset(
     {
@@ -80,7 +81,11 @@ def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     stored = source.stored
     if stored is not None and stored.get("quant_method") != NAME:
         raise ModelError(f"{source.path}: already quantized by {stored.get('quant_method')!r}, not by sdnq")
-    kwargs: dict[str, Any] = {"dtype": _torch_dtype(source.dtype), "use_safetensors": True, "local_files_only": True}
+    kwargs: dict[str, Any] = {
+        "dtype": _torch_dtype(source.dtype),
+        "use_safetensors": True,
+        "local_files_only": True,
+    }
     if stored is None:
         config = _config(options)
         if source.device != "cpu":
@@ -109,7 +114,9 @@ def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ..
     _import_sdnq("cpu")
     excluded = _excluded(module, options)
     return tuple(
-        _quantized(name, layer, options) if hasattr(layer, "sdnq_dequantizer") else _plain(name, layer, excluded)
+        _quantized(name, layer, options)
+        if hasattr(layer, "sdnq_dequantizer")
+        else _plain(name, layer, excluded)
         for name, layer in _layers(module)
     )
 
@@ -145,9 +152,9 @@ def watch(module: Module) -> AbstractContextManager[Watch]:
 
 
 def prove(device: str, options: Mapping[str, Any]) -> str | None:
-    """Two layers of 64 × 64 made by SDNQ's own code: one set up to run the quantized kernel, one to dequantize;
-    of the recipe's types where it wants the kernel, else of int8, which every device multiplies.
-    None where `describe` and `watch` tell them apart."""
+    """Two layers of 64 × 64 made by SDNQ's own code: one set up to run the quantized kernel, one not; of the
+    recipe's types where it wants the kernel, else of int8, which every device multiplies. None where
+    `describe` and `watch` tell them apart."""
     import torch
 
     _import_sdnq(device)
@@ -174,11 +181,12 @@ def prove(device: str, options: Mapping[str, Any]) -> str | None:
 def _import_sdnq(device: str) -> None:
     import torch
 
-    if device == "cpu" and not torch.cuda.is_available():
+    compiled = os.environ.get("SDNQ_USE_TORCH_COMPILE")
+    if compiled is None and device == "cpu" and not torch.cuda.is_available():
         # sdnq reads it once, when imported; compiled, each new shape costs 5 to 60 s on a CPU
-        if os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0") == "0":
-            # it would then warn with every configuration that it is not compiled
-            logging.getLogger("sdnq").setLevel(logging.ERROR)
+        os.environ["SDNQ_USE_TORCH_COMPILE"] = "0"
+        # it would then warn with every configuration that it is not compiled
+        logging.getLogger("sdnq").setLevel(logging.ERROR)
     # must come before any load: the import registers SDNQ with transformers
     import_module("sdnq")
 
@@ -186,7 +194,9 @@ def _import_sdnq(device: str) -> None:
 def _config(options: Mapping[str, Any]) -> Any:
     from sdnq import SDNQConfig
 
-    return SDNQConfig(**{key: list(value) if isinstance(value, tuple) else value for key, value in options.items()})
+    return SDNQConfig(
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    )
 
 
 def _torch_dtype(name: str) -> Any:
@@ -215,9 +225,7 @@ def _layers(module: Module) -> Iterator[tuple[str, Any]]:
 def _own_forward(layer: Any) -> bool:
     from sdnq.layers import SDNQLayer
 
-    # accelerate's offloading hooks put their own forward on a layer and call the old one
-    hooked = hasattr(layer, "_hf_hook")
-    return ("forward" in vars(layer) and not hooked) or type(layer).forward is not SDNQLayer.forward
+    return own_forward(layer, SDNQLayer.forward)
 
 
 def _excluded(module: Any, options: Mapping[str, Any]) -> list[str]:
@@ -225,11 +233,13 @@ def _excluded(module: Any, options: Mapping[str, Any]) -> list[str]:
     configuration could have been edited."""
     from sdnq.utils import add_module_skip_keys
     from transformers import PreTrainedModel
-    from transformers.quantizers import HfQuantizer
+    from transformers.quantizers.base import HfQuantizer
 
     config = _config(options)
     if isinstance(module, PreTrainedModel):
-        config.modules_to_not_convert += HfQuantizer.get_modules_to_not_convert(module, add_default_skips=True)
+        config.modules_to_not_convert += HfQuantizer.get_modules_to_not_convert(
+            module, add_default_skips=True
+        )
     names: list[str] = add_module_skip_keys(module, config)[1].modules_to_not_convert
     return names
 
@@ -298,7 +308,10 @@ def _probe(in_features: int, out_features: int, options: Mapping[str, Any], devi
     import torch
     from sdnq import sdnq_quantize_layer
 
-    layer = torch.nn.Linear(in_features, out_features, bias=False, device=device, dtype=torch.bfloat16)
+    # a new layer draws its weights: not from the random numbers of what is being observed
+    layer = torch.nn.utils.skip_init(
+        torch.nn.Linear, in_features, out_features, bias=False, device=device, dtype=torch.bfloat16
+    )
     torch.nn.init.zeros_(layer.weight)
     return sdnq_quantize_layer(layer, _config(options), torch_dtype=torch.bfloat16)[0].eval()
 

@@ -8,11 +8,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.quantizers import Calls
+from ernie_qa.quantizers.layers import Calls
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.autograd.profiler import record_function
     from torch.nn import Module
 
 MARK = "ernie_qa::layer::"
@@ -21,7 +20,7 @@ MARK = "ernie_qa::layer::"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The input of one call: how many rows the matrix product has, and whether it is one token of a sequence."""
+    """The input of one call: the rows of the matrix product, and whether it is one token of a sequence."""
 
     rows: int
     decoding: bool
@@ -32,7 +31,7 @@ class _Frame:
     name: str
     call: Call
     entered: int = 0
-    span: record_function | None = None
+    span: Any = None
 
 
 @dataclass(slots=True)
@@ -156,8 +155,8 @@ def watching(
 ) -> Iterator[Watch]:
     """Watch `layers` of `component`; all hooks and wrappers are gone when the context closes.
 
-    `kernel_functions` are the places (a module and the name of a global in it) where the layers' forward looks
-    up the function that runs the quantized kernel.
+    `kernel_functions` are the places (a module and the name of a global in it) where the layers' forward
+    looks up the function that runs the quantized kernel.
     """
     watch = Watch(component, layers, reason, kernel_ops)
     with ExitStack() as stack:
@@ -172,7 +171,7 @@ def watching(
 def tell_apart(watch: Watch, pair: Module, rows: Tensor) -> str | None:
     """Run `pair` on `rows` and say what is wrong with what `watch` saw; None if nothing.
 
-    The first layer of `pair` is known to run quantized, the second not to; both take and give [rows, features].
+    The first layer of `pair` is known to run quantized, the second not; both take [rows, features].
     """
     import torch
 
@@ -189,6 +188,13 @@ def tell_apart(watch: Watch, pair: Module, rows: Tensor) -> str | None:
     if rests.quantized or rests.ops:
         return "a layer known to dequantize was counted as running quantized"
     return None
+
+
+def own_forward(layer: Any, forward: Any) -> bool:
+    """Whether `layer` runs another forward than its class's, or its class another than `forward`."""
+    # accelerate's offloading hooks put their own forward on a layer and call the old one
+    hooked = hasattr(layer, "_hf_hook")
+    return ("forward" in vars(layer) and not hooked) or type(layer).forward is not forward
 
 
 def _announcing(function: Callable[..., Any], announce: Callable[[], None]) -> Callable[..., Any]:

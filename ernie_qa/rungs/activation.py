@@ -1,0 +1,239 @@
+"""Rung 2: does it really run quantized?
+
+Four levels, each of which can say yes where the next says no: the component's configuration, every layer's
+own state, the stored weights, and the kernels counted while the suite was drawn. See docs/activation.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from ernie_qa.quantizers import checked_options, find_quantizer
+from ernie_qa.quantizers.layers import (
+    Calls,
+    LayerState,
+    byte_faults,
+    grouped,
+    listed,
+    runtime_faults,
+    ungrouped,
+    unquantized,
+    weight_faults,
+)
+from ernie_qa.verdict import Check, Status
+
+if TYPE_CHECKING:
+    from ernie_qa.quantizers import Watching
+    from ernie_qa.recipe import Recipe
+    from ernie_qa.rungs import Arm, Drawn, Evidence, Figures
+
+NAME = "activation"
+ORDER = 2
+TITLE = "Does it really run quantized?"
+LIMITS: frozenset[str] = frozenset()
+
+LEVELS = ("flag", "layers", "weights", "kernels")
+_PROMPT_ENHANCER = "pe"
+
+
+def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
+    """Read every quantized component's state, then count what its layers run while the suite is drawn.
+
+    A prompt enhancer that the suite does not use is exercised once, after the drawing. At the end each
+    component repeats its last call under torch.profiler.
+
+    Figures: `components` by name: quantizer, `missing` or `probe` (why nothing can be said) or flag,
+    expected_flag, layers and calls.
+    """
+    options = checked_options(arm.recipe)
+    pipe: Any = arm.pipe
+    components: dict[str, dict[str, Any]] = {}
+    watches: dict[str, Watching] = {}
+    with ExitStack() as watching:
+        for component, name in arm.recipe.components.items():
+            module = getattr(pipe, component, None)
+            quantizer = find_quantizer(name)
+            figures: dict[str, Any] = {"quantizer": name, "missing": module is None, "probe": None}
+            components[component] = figures
+            if module is None:
+                continue
+            figures["probe"] = quantizer.prove(str(pipe._execution_device), options[name])
+            if figures["probe"] is None:
+                figures["flag"] = dict(quantizer.config_flag(module))
+                figures["expected_flag"] = dict(quantizer.expected_flag(options[name]))
+                # before the first forward: some CPUs repack NF4 weights in it
+                figures["layers"] = grouped(quantizer.describe(module, options[name]))
+                watches[component] = watching.enter_context(quantizer.watch(module))
+        yield
+        for component, watch in watches.items():
+            if not watch.replay() and component == _PROMPT_ENHANCER:
+                from ernie_qa.pipeline import exercise_prompt_enhancer
+
+                exercise_prompt_enhancer(pipe)
+                watch.replay()
+            components[component]["calls"] = grouped(watch.calls())
+    return {"components": components}
+
+
+def judge(evidence: Evidence) -> Iterator[Check]:
+    """One check a level for each component that the recipe quantizes."""
+    recipe = evidence.recipe
+    if not recipe.components:
+        message = f"recipe {recipe.name} quantizes nothing"
+        yield Check(f"{NAME}.kernels", NAME, Status.NOT_APPLICABLE, message)
+    recorded = evidence.record.figures.get(NAME, {}).get("components", {})
+    for component, quantizer in recipe.components.items():
+        figures = recorded.get(component)
+        if figures is None or figures["quantizer"] != quantizer:
+            message = f"{component}: the record does not say what ran: observe recipe {recipe.name} again"
+            yield from _all_levels(component, Status.NOT_COMPARABLE, message)
+        elif figures["missing"]:
+            message = f"{component}: recipe {recipe.name} quantizes it and the pipeline has none"
+            yield from _all_levels(component, Status.FAIL, message)
+        elif figures["probe"] is not None:
+            message = f"{component}: {figures['probe']}; upgrade ernie_qa, or use the release it knows"
+            yield from _all_levels(component, Status.NOT_COMPARABLE, message)
+        else:
+            states = ungrouped(LayerState, figures["layers"])
+            yield _flag(component, figures)
+            yield _layers(component, states)
+            yield _weights(component, states)
+            yield _kernels(component, states, ungrouped(Calls, figures["calls"]), recipe)
+
+
+def _all_levels(component: str, status: Status, message: str) -> Iterator[Check]:
+    for level in LEVELS:
+        yield Check(f"{NAME}.{level}", NAME, status, message, component=component)
+
+
+def _check(level: str, component: str, fault: str, passed: str) -> Check:
+    status = Status.FAIL if fault else Status.PASS
+    return Check(f"{NAME}.{level}", NAME, status, f"{component}: {fault or passed}", component=component)
+
+
+def _flag(component: str, figures: Mapping[str, Any]) -> Check:
+    found, wanted = figures["flag"], figures["expected_flag"]
+    wrong = [f"{key}={found.get(key)}, not {want}" for key, want in wanted.items() if found.get(key) != want]
+    fault = f"its configuration says {', '.join(wrong)}: look at how it was loaded" if wrong else ""
+    if not found:
+        fault = "it has no quantization configuration: look at how it was loaded"
+    return _check("flag", component, fault, ", ".join(f"{key}={value}" for key, value in found.items()))
+
+
+def _layers(component: str, states: Sequence[LayerState]) -> Check:
+    plain, wrong = unquantized(states), runtime_faults(states)
+    count = sum(state.quantized for state in states)
+    if not count:
+        fault = f"no layer is quantized ({listed(plain)}): look at how it was loaded"
+    elif plain:
+        fault = f"{len(plain)} layers ought to be quantized and are not: {listed(plain)}: "
+        fault += "look for code that dequantized or replaced them"
+    elif wrong:
+        fault = (
+            f"{len(wrong)} of {count} quantized layers are not set up as the recipe says: {listed(wrong)}: "
+        )
+        fault += "look for code that switched them after loading"
+    else:
+        fault = ""
+    excluded = sum(bool(state.excluded) for state in states)
+    return _check(
+        "layers", component, fault, f"{count} layers set up as the recipe says, {excluded} left alone"
+    )
+
+
+def _weights(component: str, states: Sequence[LayerState]) -> Check:
+    quantized = [state for state in states if state.quantized]
+    wrong = weight_faults(quantized) or byte_faults(quantized)
+    if not quantized:
+        fault = "no layer holds quantized weights: look at how it was loaded"
+    elif wrong:
+        fault = f"{len(wrong)} of {len(quantized)} layers store something else than the recipe says: "
+        fault += f"{listed(wrong)}: compare the recipe with the options it was quantized with"
+    else:
+        fault = ""
+    size = sum(state.bytes + state.side_bytes for state in quantized)
+    return _check(
+        "weights",
+        component,
+        fault,
+        f"{size} B in {len(quantized)} layers, types and sizes as the recipe says",
+    )
+
+
+def _kernels(component: str, states: Sequence[LayerState], calls: Sequence[Calls], recipe: Recipe) -> Check:
+    counted = {one.name: one for one in calls}
+    quantized = [state for state in states if state.quantized]
+    faults, unexercised, excused = [], [], Counter[str]()
+    for state in quantized:
+        ran = counted.get(state.name)
+        allowed = _allowed(recipe, f"{component}.{state.name}")
+        if ran is None or not ran.total:
+            if "idle" in allowed:
+                excused["idle layers"] += 1
+            else:
+                unexercised.append(state.name)
+        elif fault := _fault(state, ran, allowed):
+            faults.append(f"{state.name} ({fault})")
+        elif state.kernel:
+            excused.update(ran.fallbacks)
+    total, kernels = sum(one.total for one in calls), sum(one.quantized for one in calls)
+    ops = sorted({op for one in calls for op in one.ops})
+    if faults:
+        status = Status.FAIL
+        said = f"{len(faults)} of {len(quantized)} layers did not run as the recipe says: {listed(faults)}: "
+        said += "docs/activation.md says what each reason means and where to look"
+    elif not quantized:
+        status, said = Status.FAIL, "no layer is quantized, so no quantized kernel can run"
+    elif unexercised:
+        status = Status.NOT_COMPARABLE
+        said = f"{len(unexercised)} of {len(quantized)} layers were not exercised: {listed(unexercised)}: "
+        said += f"draw a suite that calls them, or allow them as idle in {recipe.path.name}"
+    elif kernels and not ops:
+        status = Status.NOT_COMPARABLE
+        said = f"{kernels} calls were counted and none could be repeated under the profiler: observe again"
+    else:
+        status = Status.PASS
+        said = f"{kernels} of {total} calls ran the quantized kernel ({', '.join(ops) or 'none'})"
+        allowances = ", ".join(f"{count} {reason}" for reason, count in sorted(excused.items()))
+        said += f"; allowed: {allowances}" if allowances else ""
+    return Check(
+        f"{NAME}.kernels",
+        NAME,
+        status,
+        f"{component}: {said}",
+        component=component,
+        measured=float(kernels),
+        unit="calls",
+    )
+
+
+def _fault(state: LayerState, ran: Calls, allowed: frozenset[str]) -> str:
+    """What is wrong with the calls of one layer; empty where nothing is."""
+    if not state.kernel:
+        if ran.quantized or ran.ops:
+            return f"{ran.quantized} of {ran.total} calls ran a quantized kernel, and the recipe wants none"
+        return _reasons(ran, frozenset({"dequantized", "skipped", "shape"}))
+    if refused := _reasons(ran, allowed):
+        return refused
+    if not ran.quantized and "few_rows" not in allowed:
+        return f"none of {ran.total} calls ran the kernel"
+    if ran.replayed > 0 and not ran.ops:
+        return "its kernel function was called and dispatched no quantized kernel"
+    return ""
+
+
+def _reasons(ran: Calls, allowed: frozenset[str]) -> str:
+    refused = {reason: count for reason, count in ran.fallbacks.items() if reason not in allowed}
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items()))
+    return f"of {ran.total} calls {counts}" if refused else ""
+
+
+def _allowed(recipe: Recipe, place: str) -> frozenset[str]:
+    """The reasons that `recipe` accepts for the layer at `place`, `component.layer.name`."""
+    reasons = {allowance.when for allowance in recipe.allowances if fnmatchcase(place, allowance.layers)}
+    # one token is few rows
+    return frozenset(reasons | ({"decoding"} if "few_rows" in reasons else set()))

@@ -1,0 +1,252 @@
+"""Rung 1: is the artifact what the recipe says?
+
+What is quantized and to what, how many bytes it takes, and whether everything else is still the base's.
+docs/package.md has the details.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_qa.errors import ModelError
+from ernie_qa.quantizers import checked_options, find_quantizer, quantizer_names
+from ernie_qa.quantizers.layers import (
+    LayerState,
+    byte_faults,
+    grouped,
+    listed,
+    ungrouped,
+    unquantized,
+    weight_faults,
+)
+from ernie_qa.verdict import Check, Status
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from ernie_qa.record import Record
+    from ernie_qa.rungs import Arm, Drawn, Evidence, Figures
+
+NAME = "package"
+ORDER = 1
+TITLE = "Is the artifact what the recipe says?"
+LIMITS: frozenset[str] = frozenset()
+
+_PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+_TOKENIZERS = ("tokenizer", "pe_tokenizer")
+_UNCHANGED = ("vae", "scheduler", *_TOKENIZERS)
+
+
+def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
+    """Read what the pipeline holds and what its directory does, before anything is drawn.
+
+    Figures: `components` by name (quantizer, probe, stored, bytes on disk, bytes in memory by dtype, layers,
+    foreign), `disk_bytes` and `memory_bytes` in total, `pickles`, `unchanged` by part.
+    """
+    components = {name: _component(arm, name, module) for name, module in _modules(arm).items()}
+    figures = {
+        "components": components,
+        "disk_bytes": sum(file.stat().st_size for file in arm.model.path.rglob("*") if file.is_file()),
+        "memory_bytes": sum(sum(one["memory"].values()) for one in components.values()),
+        "pickles": sorted(
+            file.relative_to(arm.model.path).as_posix()
+            for file in arm.model.path.rglob("*")
+            if file.suffix.lower() in _PICKLES
+        ),
+        "unchanged": _unchanged(arm),
+    }
+    yield
+    return figures
+
+
+def _modules(arm: Arm) -> dict[str, Module]:
+    import torch
+
+    pipe: Any = arm.pipe
+    return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def _component(arm: Arm, name: str, module: Module) -> dict[str, Any]:
+    quantizer_name = arm.recipe.components.get(name)
+    pipe: Any = arm.pipe
+    probe: str | None = None
+    states: tuple[LayerState, ...] = ()
+    if quantizer_name is not None:
+        quantizer, options = find_quantizer(quantizer_name), checked_options(arm.recipe)[quantizer_name]
+        probe = quantizer.prove(str(pipe._execution_device), options)
+        states = () if probe else quantizer.describe(module, options)
+    memory = Counter[str]()
+    for tensor in (*module.parameters(), *module.buffers()):
+        memory[str(tensor.dtype).removeprefix("torch.")] += tensor.numel() * tensor.element_size()
+    if unlisted := sum(state.unlisted for state in states):
+        memory["quantization state"] = unlisted
+    return {
+        "quantizer": quantizer_name,
+        "probe": probe,
+        "stored": _stored_quantization(arm.model.path / name),
+        "disk_bytes": sum(file.stat().st_size for file in _weights(arm.model.path / name)),
+        "memory": dict(memory),
+        # how a call runs is the next rung's
+        "layers": grouped(replace(state, runtime={}) for state in states),
+        "foreign": [] if quantizer_name else _foreign(module),
+    }
+
+
+def _foreign(module: Module) -> list[str]:
+    """The layers that are quantized though the recipe leaves the component alone: of a quantizer's own class,
+    or holding weights that are no 16-bit or wider float."""
+    packages = {package for name in quantizer_names() for package in find_quantizer(name).PACKAGES}
+    return [
+        name
+        for name, layer in module.named_modules()
+        if type(layer).__module__.partition(".")[0] in packages
+        or any(
+            not weight.is_floating_point() or weight.element_size() < 2
+            for weight in layer.parameters(recurse=False)
+        )
+    ]
+
+
+def _weights(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.safetensors"))
+
+
+def _stored_quantization(directory: Path) -> str | None:
+    """The quantizer that the stored component names, None for a plain one."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ModelError(f"{directory / 'config.json'}: cannot be read: {problem}") from None
+    stored = config.get("quantization_config")
+    return str(stored.get("quant_method")) if isinstance(stored, Mapping) else None
+
+
+def _unchanged(arm: Arm) -> dict[str, dict[str, Any]]:
+    from ernie_qa.models.unchanged import config_differences, tensor_differences, tokenizer_differences
+
+    pipe: Any = arm.pipe
+    path = arm.model.path
+    found = {
+        "vae": tensor_differences(pipe.vae, path / "vae"),
+        "scheduler": config_differences(pipe.scheduler.config, path / "scheduler" / "scheduler_config.json"),
+    }
+    for name in _TOKENIZERS:
+        if getattr(pipe, name, None) is not None:
+            found[name] = tokenizer_differences(getattr(pipe, name), path / name)
+    return found
+
+
+def judge(evidence: Evidence) -> Iterator[Check]:
+    """Check the files, each component's layers and bytes, and the parts that must be the base's."""
+    figures, recipe = evidence.record.figures.get(NAME), evidence.recipe
+    if figures is None:
+        message = "the record holds no figures of this rung: observe the recipe again"
+        yield Check(f"{NAME}.layers", NAME, Status.NOT_COMPARABLE, message)
+        return
+    pickles = figures["pickles"]
+    fault = f"{listed(pickles)}: pickles can run code when read: store safetensors only" if pickles else ""
+    size = f"safetensors only; {figures['disk_bytes']} B on disk, {figures['memory_bytes']} B in memory"
+    yield _check("safetensors", None, fault, size)
+    for component in recipe.components:
+        if component not in figures["components"]:
+            yield _check(
+                "layers", component, f"recipe {recipe.name} quantizes it and the pipeline has none", ""
+            )
+    for component, found in figures["components"].items():
+        yield from _component_checks(component, found, recipe.components.get(component), recipe.name)
+    for part in _UNCHANGED:
+        if part in figures["unchanged"]:
+            yield _unchanged_check(part, figures["unchanged"][part], evidence.reference)
+
+
+def _component_checks(
+    component: str, found: Mapping[str, Any], quantizer: str | None, recipe: str
+) -> Iterator[Check]:
+    if found["quantizer"] != quantizer:
+        message = f"{component}: the record is of another recipe: observe recipe {recipe} again"
+        yield Check(f"{NAME}.layers", NAME, Status.NOT_COMPARABLE, message, component=component)
+        return
+    if quantizer is None:
+        foreign = found["foreign"]
+        fault = f"recipe {recipe} leaves it alone and {len(foreign)} layers are quantized: {listed(foreign)}"
+        yield _check("layers", component, fault if foreign else "", f"not quantized: {_memory(found)}")
+        return
+    if found["probe"] is not None:
+        message = f"{component}: {found['probe']}; upgrade ernie_qa, or use the release it knows"
+        for level in ("layers", "bytes"):
+            yield Check(f"{NAME}.{level}", NAME, Status.NOT_COMPARABLE, message, component=component)
+        return
+    states = ungrouped(LayerState, found["layers"])
+    yield _layers_check(component, states)
+    yield _bytes_check(component, states, found)
+    yield _artifact_check(component, found)
+
+
+def _layers_check(component: str, states: Sequence[LayerState]) -> Check:
+    plain, wrong = unquantized(states), weight_faults(states)
+    count = sum(state.quantized for state in states)
+    if not count:
+        fault = f"no layer is quantized ({listed(plain)}): look at how it was loaded"
+    elif plain:
+        fault = f"{len(plain)} layers ought to be quantized and are not: {listed(plain)}"
+    elif wrong:
+        fault = f"{len(wrong)} of {count} layers hold something else than the recipe says: {listed(wrong)}"
+    else:
+        fault = ""
+    kinds = Counter(f"{state.bits}-bit" for state in states if state.quantized)
+    said = ", ".join(f"{number} layers {kind}" for kind, number in sorted(kinds.items()))
+    excluded = sum(bool(state.excluded) for state in states)
+    return _check("layers", component, fault, f"{said}; {excluded} left alone")
+
+
+def _bytes_check(component: str, states: Sequence[LayerState], found: Mapping[str, Any]) -> Check:
+    wrong = byte_faults(states)
+    fault = f"{len(wrong)} layers are not as large as their bits say: {listed(wrong)}" if wrong else ""
+    quantized = [state for state in states if state.quantized]
+    weights, sides = sum(state.bytes for state in quantized), sum(state.side_bytes for state in quantized)
+    check = _check(
+        "bytes", component, fault, f"{weights} B of weights, {sides} B of scales, of {_memory(found)}"
+    )
+    return replace(check, measured=float(sum(found["memory"].values())), unit="B")
+
+
+def _artifact_check(component: str, found: Mapping[str, Any]) -> Check:
+    """A stored quantized component must be what was loaded: as many bytes, headers apart."""
+    memory, disk = sum(found["memory"].values()), found["disk_bytes"]
+    if found["stored"] is None:
+        message = f"{component}: quantized in memory from {disk} B: there is no artifact to compare with"
+        return Check(f"{NAME}.artifact", NAME, Status.NOT_APPLICABLE, message, component=component)
+    fault = f"{disk} B on disk and {memory} B in memory: look at what the loader left out or converted"
+    return _check(
+        "artifact", component, fault if abs(disk - memory) > memory / 50 else "", f"{disk} B on disk"
+    )
+
+
+def _unchanged_check(part: str, found: Mapping[str, Any], reference: Record | None) -> Check:
+    fault = ""
+    if found["differing"]:
+        differing = [str(name) for name in found["differing"]]
+        fault = (
+            f"{len(differing)} of {found['compared']} differ from the model directory: {listed(differing)}: "
+        )
+        fault += "quantize nothing but what the recipe names"
+    elif reference is not None:
+        base = reference.figures.get(NAME, {}).get("unchanged", {}).get(part)
+        if base is not None and base["sha256"] != found["sha256"]:
+            fault = "it is another than the reference drew with: observe bf16 from the same directory"
+    return _check("unchanged", part, fault, f"equal to the model directory ({found['compared']} compared)")
+
+
+def _memory(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{size} B {dtype}" for dtype, size in sorted(found["memory"].items()))
+
+
+def _check(level: str, component: str | None, fault: str, passed: str) -> Check:
+    status = Status.FAIL if fault else Status.PASS
+    message = f"{component}: {fault or passed}" if component else fault or passed
+    return Check(f"{NAME}.{level}", NAME, status, message, component=component)
