@@ -131,9 +131,11 @@ def read_fingerprint(table: Table) -> Fingerprint:
 
 
 def differences(a: Fingerprint, b: Fingerprint) -> tuple[str, ...]:
-    """The fields in which `a` and `b` differ, as `packages.torch: 2.11.0 / 2.14.1`, for messages."""
+    """The fields in which `a` and `b` differ, as `packages.torch: 2.11.0 / 2.14.1`, for messages; first those
+    that `same_build_and_machine` counts."""
     left, right = _flat(a), _flat(b)
-    return tuple(f"{name}: {_said(left.get(name))} / {_said(right.get(name))}" for name in _differing(a, b))
+    names = sorted(_differing(a, b), key=_counts, reverse=True)
+    return tuple(f"{name}: {_said(left.get(name))} / {_said(right.get(name))}" for name in names)
 
 
 def same_build_and_machine(a: Fingerprint, b: Fingerprint) -> bool:
@@ -142,10 +144,11 @@ def same_build_and_machine(a: Fingerprint, b: Fingerprint) -> bool:
     Threads do not count (the pictures are bit-identical), and of the settings only those that choose the
     CPU's instructions: the others concern the quantized arms, memory or downloads.
     """
-    return all(
-        name == "threads" or name.removeprefix("settings.") not in (name, *_INSTRUCTION_SETTINGS)
-        for name in _differing(a, b)
-    )
+    return not any(map(_counts, _differing(a, b)))
+
+
+def _counts(name: str) -> bool:
+    return name != "threads" and name.removeprefix("settings.") in (name, *_INSTRUCTION_SETTINGS)
 
 
 def _differing(a: Fingerprint, b: Fingerprint) -> list[str]:

@@ -83,6 +83,7 @@ def test_differences_name_the_field_and_both_values():
         SOME,
         packages={"torch": "2.11.0", "lpips": None},
         instruction_set=("AVX2",),
+        threads=1,
         gpu=None,
         settings={"DNNL_MAX_CPU_ISA": "AVX2"},
     )
@@ -91,5 +92,6 @@ def test_differences_name_the_field_and_both_values():
         "instruction_set: AVX512 avx512_bf16 / AVX2",
         "gpu: NVIDIA H100 80GB HBM3 / none",
         "settings.DNNL_MAX_CPU_ISA: none / AVX2",
+        "threads: 2 / 1",
     )
     assert differences(SOME, SOME) == ()

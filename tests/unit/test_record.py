@@ -109,7 +109,7 @@ def test_a_record_travels_between_processes():
 
 def test_the_stored_record_of_schema_1_is_still_read():
     stored = load_record(STORED)
-    assert stored.hash == "8198dd4599997d02d25a5e11a47e5fecb22ec20392c09a808e86ccf58f6e2903"
+    assert stored.hash == "e798107cda1fc231b6d27fbe9eba6077a62b795d8356d703f23e9bce8ff83c7b"
     assert stored.recipe.name == "sdnq-uint4-static"
     assert stored.fingerprint.packages["torch"] == "2.14.1"
     assert stored.figures["images"]["cases"]["one"]["lpips"] == 0.0037
