@@ -17,6 +17,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`-m mini` and `-m gpu` run gates, which need nothing of the `dev` extra: leave the other tests unread."""
+    """`-m mini` and `-m gpu` run gates alone: nothing of the `dev` extra need be there to be imported."""
     gates_only = config.getoption("markexpr").strip() in GATES_ONLY
     return True if gates_only and collection_path in OTHERS else None

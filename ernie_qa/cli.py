@@ -59,9 +59,11 @@ def _parser() -> argparse.ArgumentParser:
         listing = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
         listing.set_defaults(run=run)
     show = commands.add_parser(
-        "show", help="print what a record holds", description="Print what a record holds, checked against its hash."
+        "show", help="print what a record holds", description="Print what a record holds."
     )
-    show.add_argument("record", metavar="RECORD", type=Path, help="directory of a record, as --report wrote it")
+    show.add_argument(
+        "record", metavar="RECORD", type=Path, help="directory of a record, as --report wrote it"
+    )
     show.set_defaults(run=_show)
     return parser
 
@@ -83,7 +85,10 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         allow_abbrev=False,
     )
     gate.add_argument(
-        "--model", default="mini", metavar="MODEL", help="a shipped name, a diffusers directory, or a hub id (mini)"
+        "--model",
+        default="mini",
+        metavar="MODEL",
+        help="a shipped name, a diffusers directory or a hub id (mini)",
     )
     gate.add_argument(
         "--recipe",
@@ -102,7 +107,10 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--require-baseline", action="store_true", help="without an accepted baseline, not comparable"
     )
     gate.add_argument(
-        "--report", type=Path, metavar="DIR", help="write records and verdict.json to a new or empty directory"
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write records and verdict.json to a new or empty directory",
     )
     gate.add_argument("--json", action="store_true", help="print the verdicts as JSON instead of the table")
     gate.set_defaults(run=_gate)
@@ -195,3 +203,7 @@ def _outline(values: Mapping[str, Any], indent: str) -> Iterator[str]:
             yield f"{indent}{key}: {len(value)} entries"
         else:
             yield f"{indent}{key}: {value}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

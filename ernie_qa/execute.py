@@ -71,7 +71,7 @@ def plan(
     for recipe in chosen:
         checked_options(recipe)
         if names.count(recipe.name) > 1:
-            raise InputError(f"{recipe.path}: another recipe of this run is named {recipe.name} too; rename one")
+            raise InputError(f"{recipe.path}: two recipes of this run have this name; rename one")
         if recipe.name == REFERENCE and recipe.components:
             raise InputError(f"{recipe.path}: {REFERENCE} is the reference's name; rename this recipe")
     return Plan(found, cases, chosen, device)
@@ -150,7 +150,7 @@ class Session:
             raise UnavailableError(self._lacking)
 
     def outcome(self, recipe: Recipe) -> Outcome:
-        """The outcome of one arm. An arm that broke is not tried again: the second call is an ErnieQAError."""
+        """The outcome of one arm. An arm that broke off is not tried again: ErnieQAError."""
         if recipe.name not in self._outcomes:
             self.prepare()
             bf16 = self._bf16()

@@ -15,7 +15,7 @@ DOCUMENT = "verdict.json"
 
 
 def check_directory(directory: Path) -> None:
-    """InputError where `directory` is something else, or holds files: a report is never written over another."""
+    """InputError where `directory` holds files or is one: a report is never written over another."""
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: not a directory; name a new or an empty one for the report")
     if directory.is_dir() and any(directory.iterdir()):

@@ -22,11 +22,9 @@ def lines(verdicts: Sequence[Verdict], *, colour: bool = False, width: int = 80)
 
 
 def nearest(verdict: Verdict) -> tuple[Check, float] | None:
-    """The required figure that is closest to its limit or furthest beyond it, with the share of it used up."""
+    """The required figure closest to its limit, or furthest beyond it, with the share of it used up."""
     used = [
-        (check, share)
-        for check in verdict.checks
-        if check.required and (share := _share(check)) is not None
+        (check, share) for check in verdict.checks if check.required and (share := _share(check)) is not None
     ]
     return max(used, key=lambda pair: pair[1], default=None)
 

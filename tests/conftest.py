@@ -1,0 +1,87 @@
+"""Inputs that several tests share: a tiny model, a small suite, recipes for them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CAPTION = (
+    "A square poster with a plain red ground. A large yellow circle stands at the upper left, and a small "
+    "white star stands at the lower right. The word КОНЦЕРТ is written in large black letters along the "
+    "bottom of the poster."
+)
+SUITE = """
+schema = 1
+version = 1
+summary = "two small posters"
+steps = 2
+guidance = 1.0
+use_pe = false
+"""
+CASE = """
+[[cases]]
+id = "{name}"
+prompt = "{caption}"
+width = 64
+height = 64
+seed = {seed}
+focus = "a poster"
+"""
+RECIPE = """
+schema = 1
+summary = "an INT8 transformer"
+
+[components]
+transformer = "sdnq"
+
+[sdnq]
+weights_dtype = "int8"
+group_size = 0
+dequantize_fp32 = false
+use_quantized_matmul = true
+
+[[activation.allow]]
+layers = "transformer.adaLN_modulation.*"
+when = "few_rows"
+why = "it sees one row an image"
+
+[[activation.allow]]
+layers = "transformer.final_norm.linear"
+when = "few_rows"
+why = "it sees one row an image"
+
+[gates.small.limits."images.lpips_mean"]
+max = {lpips}
+source = "chosen for this test"
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in a directory without a manifest: nothing says that its pictures mean nothing."""
+    from tests.tiny import save_tiny
+
+    directory = save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+    (directory / "ernie_qa.json").unlink()
+    return directory
+
+
+@pytest.fixture(scope="session")
+def small_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cases of 64 × 64 pixels, two steps."""
+    path = tmp_path_factory.mktemp("suites") / "small.toml"
+    cases = (CASE.format(name=name, caption=CAPTION, seed=seed) for seed, name in enumerate(("one", "two")))
+    path.write_text(SUITE + "".join(cases), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, float], Path]:
+    """`write_recipe(name, lpips)`: INT8 in the transformer, mean LPIPS on `small_suite` at most `lpips`."""
+
+    def write(name: str, lpips: float) -> Path:
+        path = tmp_path_factory.mktemp("recipes") / f"{name}.toml"
+        path.write_text(RECIPE.format(lpips=lpips), encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,129 @@
+"""One run of the gates on a tiny real pipeline, looked at from every side."""
+
+import json
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ernie_qa.record import load_record
+
+from .conftest import Gated
+
+
+@dataclass(frozen=True)
+class Run:
+    done: subprocess.CompletedProcess[str]
+    directory: Path
+
+    @property
+    def output(self) -> str:
+        return self.done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(
+    gated: Gated,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
+    """bf16, a recipe that passes, and one that must not, configured by an ini file except for the last."""
+    directory = tmp_path_factory.mktemp("project")
+    lenient = write_recipe("lenient", 1.0)
+    (directory / "mine").mkdir()
+    (directory / "mine" / "lenient.toml").write_text(lenient.read_text(encoding="utf-8"), encoding="utf-8")
+    (directory / "pytest.ini").write_text(
+        f"[pytest]\nernie_model = {tiny_model}\nernie_suite = {small_suite}\nernie_report = out\n"
+    )
+    done = gated(
+        directory,
+        *("-v", "--junitxml", "junit.xml", "--ernie-recipe", "bf16", "--ernie-recipe", "mine/lenient.toml"),
+        *("--ernie-recipe", write_recipe("strict", 0.0)),
+    )
+    return Run(done, directory)
+
+
+def results(output: str) -> dict[str, str]:
+    """`test_images.py::test_picture[bf16-one]` -> PASSED, in the order in which they ran."""
+    words = (line.split() for line in output.splitlines() if "::" in line and "%]" in line)
+    return {name.rpartition("/")[2]: outcome for name, outcome, *_ in words}
+
+
+def test_only_the_strict_recipe_fails_and_only_on_images(run: Run) -> None:
+    found = results(run.output)
+    assert run.done.returncode == 1, run.output
+    assert {name for name, outcome in found.items() if outcome == "FAILED"} == {
+        "test_images.py::test_suite[strict]"
+    }
+    assert found["test_package.py::test_package[lenient]"] == "PASSED"
+    assert found["test_activation.py::test_activation[lenient]"] == "PASSED"
+    assert found["test_images.py::test_picture[lenient-two]"] == "PASSED"
+
+
+def test_gates_of_one_recipe_run_together(run: Run) -> None:
+    recipes = [name.rpartition("[")[2].rstrip("]").partition("-")[0] for name in results(run.output)]
+    assert list(dict.fromkeys(recipes)) == ["bf16", "lenient", "strict"]
+    assert recipes == sorted(recipes)
+
+
+def test_terminal_summary_holds_the_table_and_the_reason(run: Run) -> None:
+    rows = [line.split() for line in run.output.splitlines()]
+    header = next(row for row in rows if row[:1] == ["recipe"])
+    assert header[:4] == ["recipe", "package", "activation", "images"]
+    assert next(row for row in rows if row[:1] == ["lenient"])[:5] == [
+        "lenient",
+        "pass",
+        "pass",
+        "pass",
+        "PASS",
+    ]
+    assert next(row for row in rows if row[:1] == ["strict"])[:5] == [
+        "strict",
+        "pass",
+        "pass",
+        "FAIL",
+        "FAIL",
+    ]
+    assert "FAIL  strict  images.lpips_mean" in run.output
+
+
+def test_a_failed_gate_shows_the_message_and_no_traceback(run: Run) -> None:
+    assert "images.lpips_mean: LPIPS mean" in run.output
+    assert "pytest_plugin.py" not in run.output
+    assert "Traceback" not in run.output
+
+
+def test_junit_carries_each_figure_with_its_limit(run: Run) -> None:
+    cases = ElementTree.parse(run.directory / "junit.xml").iter("testcase")
+    case = next(case for case in cases if case.get("name") == "test_suite[strict]")
+    properties = {entry.get("name"): json.loads(entry.get("value", "")) for entry in case.iter("property")}
+    figure = properties["images.lpips_mean"]
+    assert figure["status"] == "fail"
+    assert figure["limit"] == 0.0
+    assert figure["measured"] > 0.0
+
+
+def test_report_holds_records_and_verdicts(run: Run) -> None:
+    out = run.directory / "out"
+    document = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+    assert document["status"] == "fail"
+    assert [(one["recipe"], one["status"]) for one in document["verdicts"]] == [
+        ("bf16", "pass"),
+        ("lenient", "pass"),
+        ("strict", "fail"),
+    ]
+    for one in document["verdicts"]:
+        assert load_record(out / one["recipe"]).hash == one["record"]
+
+
+def test_a_second_run_does_not_write_over_the_first(run: Run, gated: Gated) -> None:
+    done = gated(run.directory)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in done.stderr.splitlines() if line] == [
+        f"ERROR: {run.directory / 'out'}: not empty; name a new or an empty directory for the report"
+    ]

@@ -1,0 +1,74 @@
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_qa import execute
+from ernie_qa.errors import ErnieQAError, UnavailableError
+from ernie_qa.execute import REFERENCE, Session, plan, require_device
+from ernie_qa.recipe import Recipe, recipe_names
+from ernie_qa.verdict import Status
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The recipes that were loaded, in order. Each load asserts that no earlier pipeline is alive."""
+    names: list[str] = []
+    alive: list[weakref.ref[Any]] = []
+    load = execute.load_pipeline
+
+    def watched(model: Any, recipe: Recipe, device: str) -> Any:
+        assert not [pipe for pipe in alive if pipe() is not None]
+        pipe = load(model, recipe, device)
+        names.append(recipe.name)
+        alive.extend(map(weakref.ref, (pipe.transformer, pipe.text_encoder)))
+        return pipe
+
+    monkeypatch.setattr(execute, "load_pipeline", watched)
+    return names
+
+
+def test_plan_takes_all_shipped_recipes(tiny_model: Path, small_suite: Path) -> None:
+    planned = plan(tiny_model, suite=small_suite)
+    assert tuple(recipe.name for recipe in planned.recipes) == recipe_names()
+    assert planned.device == "cpu"
+
+
+def test_bf16_is_drawn_first_once_and_dropped_before_the_next(
+    loaded: list[str],
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+) -> None:
+    session = Session(plan(tiny_model, [write_recipe("mine", 1.0), REFERENCE], small_suite))
+    first, second = session
+    assert loaded == [REFERENCE, "mine"]
+    assert [outcome.record.recipe.name for outcome in (first, second)] == ["mine", REFERENCE]
+    assert first.record.reference == second.record.hash
+    assert first.verdict.status is Status.PASS, str(first.verdict)
+    assert second.verdict.status is Status.PASS, str(second.verdict)
+    assert session.outcome(session.plan.recipes[0]) is first
+    assert session.outcomes == (first, second)
+
+
+def test_an_arm_that_broke_off_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path
+) -> None:
+    session = Session(plan(tiny_model, [REFERENCE], small_suite))
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(execute, "load_pipeline", broken)
+    with pytest.raises(RuntimeError):
+        session.outcome(session.plan.recipes[0])
+    with pytest.raises(ErnieQAError, match="bf16 broke off before"):
+        session.outcome(session.plan.recipes[0])
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(UnavailableError, match="no usable GPU: "):
+        require_device("cuda:99")
+    require_device("cpu")

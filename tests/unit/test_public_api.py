@@ -1,0 +1,56 @@
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import ernie_qa
+
+ROOT = Path(__file__).parents[2]
+JUDGING = "import ernie_qa; ernie_qa.judge, ernie_qa.load_record; from ernie_qa.rungs import rungs; rungs()"
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "code", ["import ernie_qa", JUDGING, "import ernie_qa.cli", "import ernie_qa.pytest_plugin"]
+)
+def test_imports_neither_torch_nor_numpy(code: str) -> None:
+    heavy = "{'torch', 'numpy', 'diffusers', 'transformers', 'sdnq'}"
+    assert python(f"{code}\nimport sys; print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+def test_import_takes_at_most_300_ms() -> None:
+    timed = "import time; start = time.perf_counter(); import ernie_qa; print(time.perf_counter() - start)"
+    # the fastest of three: another process may hold the machine
+    assert min(float(python(timed)) for _ in range(3)) <= 0.3
+
+
+def test_a_submodule_does_not_hide_the_function_of_its_name() -> None:
+    import_module("ernie_qa.judge")
+    import_module("ernie_qa.observe")
+    assert all(callable(getattr(ernie_qa, name)) for name in ernie_qa.__all__)
+
+
+def test_wheel_ships_every_package_and_the_gates() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "ernie_qa").rglob("__init__.py")
+    }
+    assert listed == found | {"ernie_qa.gates"}
+
+
+def test_gates_are_importable() -> None:
+    from ernie_qa.gates import test_images
+
+    assert Path(test_images.__file__).parent == ROOT / "tests" / "gates"
+
+
+def test_layers_hold() -> None:
+    done = subprocess.run(["lint-imports"], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,122 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ernie_qa.errors import InputError
+from ernie_qa.report.files import check_directory
+from ernie_qa.report.terminal import MESSAGES, lines, nearest
+from ernie_qa.verdict import Check, Status, Verdict
+
+LONG = "every one of the 256 layers of the transformer went through the dequantizing forward. " * 3
+
+
+def check(name: str, status: Status = Status.PASS, **values: object) -> Check:
+    return Check(name, name.partition(".")[0], status, "said in words", **values)  # type: ignore[arg-type]
+
+
+def verdicts() -> list[Verdict]:
+    good = (
+        check("package.bytes", measured=100.0, limit=200.0),
+        check("images.lpips_mean", measured=0.9, limit=1.0),
+        check("images.psnr_mean", measured=40.0, limit=30.0),
+    )
+    broken = (
+        check("package.bytes"),
+        Check("activation.kernels", "activation", Status.FAIL, LONG, component="transformer"),
+        check("images.lpips_mean", Status.NOT_COMPARABLE),
+    )
+    return [Verdict("sdnq-uint4-static", good), Verdict("mine", broken)]
+
+
+def test_table_has_a_row_a_recipe_and_a_column_a_rung() -> None:
+    header, first, second, *_ = lines(verdicts())
+    assert header.split() == [
+        "recipe",
+        "package",
+        "images",
+        "activation",
+        "verdict",
+        "nearest",
+        "its",
+        "limit",
+    ]
+    assert first.split() == ["sdnq-uint4-static", "pass", "pass", "-", "PASS", "lpips_mean", "90%"]
+    assert second.split() == ["mine", "pass", "unclear", "FAIL", "FAIL"]
+
+
+def test_lines_fit_80_columns_and_carry_no_colour() -> None:
+    shown = lines(verdicts())
+    assert max(map(len, shown)) <= 80
+    assert "\x1b" not in "".join(shown)
+
+
+def test_colour_changes_nothing_but_the_colour() -> None:
+    coloured = lines(verdicts(), colour=True)
+    assert [re.sub(r"\x1b\[[\d;]*m", "", line) for line in coloured] == lines(verdicts())
+    assert coloured != lines(verdicts())
+
+
+def test_failing_checks_speak_below_the_table() -> None:
+    text = " ".join(" ".join(lines(verdicts())).split())
+    assert "FAIL mine activation.kernels[transformer]" in text
+    assert LONG.strip() in text
+    assert "unclear mine images.lpips_mean" in text
+
+
+def test_an_informational_failure_is_a_note() -> None:
+    shown = lines([Verdict("mine", (check("a.b"), check("a.c", Status.FAIL, required=False)))])
+    assert "note  mine  a.c" in shown
+    assert "PASS" in shown[1]
+
+
+def test_many_failures_are_counted_not_printed() -> None:
+    many = tuple(check(f"activation.layer{index}", Status.FAIL) for index in range(MESSAGES + 3))
+    shown = lines([Verdict("mine", many)])
+    assert shown[-1] == "  and 3 more checks of mine that did not pass"
+
+
+@pytest.mark.parametrize(
+    ("status", "measured", "limit", "share"),
+    [
+        (Status.PASS, 0.5, 1.0, 0.5),
+        (Status.FAIL, 2.0, 1.0, 2.0),
+        (Status.PASS, 40.0, 30.0, 0.75),
+        (Status.FAIL, 20.0, 30.0, 1.5),
+    ],
+)
+def test_nearest_knows_upper_from_lower_limits(
+    status: Status, measured: float, limit: float, share: float
+) -> None:
+    only = check("a.b", status, measured=measured, limit=limit)
+    assert nearest(Verdict("mine", (only,))) == (only, share)
+
+
+def test_nearest_prefers_what_is_beyond_its_limit() -> None:
+    worst = check("a.c", Status.FAIL, measured=31.0, limit=32.0)
+    near = check("a.b", measured=0.99, limit=1.0)
+    found = nearest(Verdict("mine", (near, worst)))
+    assert found is not None
+    assert found[0] is worst
+
+
+def test_nothing_measured_has_no_nearest() -> None:
+    assert nearest(Verdict("mine", (check("a.b"),))) is None
+
+
+def test_verdict_as_text_names_every_check_and_explains_failures() -> None:
+    text = str(verdicts()[1])
+    assert text.splitlines()[0] == "mine: fail"
+    assert "activation.kernels[transformer]: " + LONG in text
+    assert all(check.label in text for check in verdicts()[1].checks)
+
+
+def test_report_refuses_a_directory_with_files(tmp_path: Path) -> None:
+    check_directory(tmp_path / "new")
+    check_directory(tmp_path)
+    (tmp_path / "verdict.json").write_text(json.dumps({}))
+    with pytest.raises(InputError, match="not empty"):
+        check_directory(tmp_path)
+    with pytest.raises(InputError, match="not a directory"):
+        check_directory(tmp_path / "verdict.json")
