@@ -146,7 +146,11 @@ def _run(plan: Plan, require_baseline: bool) -> tuple[Outcome, ...]:
 
     from ernie_qa.execute import Session
 
-    with tqdm(total=len(plan.recipes), unit="recipe", disable=None, leave=False) as bar:
+    # a descriptor of its own, for the session turns stderr away while libraries write to it
+    with (
+        os.fdopen(os.dup(2), "w") as terminal,
+        tqdm(total=len(plan.recipes), unit="recipe", disable=None, leave=False, file=terminal) as bar,
+    ):
         session = Session(plan, require_baseline=require_baseline, progress=bar.set_description)
         for _ in session:
             bar.update()
@@ -194,13 +198,15 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _outline(values: Mapping[str, Any], indent: str) -> Iterator[str]:
-    """Figures two levels deep; what lies deeper, or is a list, is counted: record.json has it all."""
+    """Figures three levels deep; what lies deeper, and longer lists, are counted: record.json has it all."""
     for key, value in values.items():
-        if isinstance(value, Mapping) and len(indent) < 4:
+        if isinstance(value, Mapping) and len(indent) < 6:
             yield f"{indent}{key}"
             yield from _outline(value, indent + "  ")
-        elif isinstance(value, Mapping | list | tuple):
+        elif isinstance(value, Mapping | tuple) and not all(isinstance(item, str) for item in value):
             yield f"{indent}{key}: {len(value)} entries"
+        elif isinstance(value, tuple):
+            yield f"{indent}{key}: {', '.join(value) or 'none'}"
         else:
             yield f"{indent}{key}: {value}"
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
 REFERENCE = "bf16"
 
 Progress = Callable[[str], None]
-"""Called with one line whenever something begins that takes a while."""
+"""Called with one line when something begins that takes a while, with an empty one when it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +175,43 @@ class Session:
         if recipe.name in self._begun:
             raise ErnieQAError(f"{recipe.name} broke off before; its first error says why")
         self._begun.add(recipe.name)
-        self._progress(f"{recipe.name}: loading")
-        pipe = load_pipeline(self.plan.model, recipe, self.plan.device)
-        self._progress(f"{recipe.name}: drawing {len(self.plan.suite.cases)} pictures")
+        self._progress(f"{recipe.name}: {len(self.plan.suite.cases)} pictures")
+        with hushed():
+            pipe = load_pipeline(self.plan.model, recipe, self.plan.device)
+            record = observe(pipe, recipe, self.plan.suite, reference=reference, model=self.plan.model)
+        del pipe
+        _release(self.plan.device)
+        self._progress("")
+        return record
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep back what libraries write to stderr: bars and warnings, dozens of lines an arm.
+
+    Some of it comes from C++, so the file descriptor is turned away. It is told after all where an error ends
+    the block that ernie_qa did not foresee.
+    """
+    told = False
+    with (
+        tempfile.TemporaryFile() as log,
+        os.fdopen(os.dup(2), "wb") as stderr,
+        warnings.catch_warnings(action="ignore"),
+    ):
+        sys.stderr.flush()
+        os.dup2(log.fileno(), 2)
         try:
-            return observe(pipe, recipe, self.plan.suite, reference=reference, model=self.plan.model)
+            yield
+            told = True
+        except ErnieQAError:
+            told = True
+            raise
         finally:
-            del pipe
-            _release(self.plan.device)
+            sys.stderr.flush()
+            os.dup2(stderr.fileno(), 2)
+            if not told:
+                log.seek(0)
+                shutil.copyfileobj(log, stderr)
 
 
 def _release(device: str) -> None:

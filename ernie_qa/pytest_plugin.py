@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -163,11 +163,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     if run.error:
         raise pytest.UsageError(run.error)
-    devices = {
-        item.callspec.params["ernie_arm"].device
+    arms = [
+        cast(Arm, item.callspec.params["ernie_arm"])
         for item in items
         if isinstance(item, pytest.Function) and "ernie_arm" in item.fixturenames
-    }
+    ]
+    devices = {arm.device for arm in arms}
     if len(devices) > 1:
         raise pytest.UsageError("-m selects gates on the CPU and on the GPU; run them one after the other")
     for device in devices:
@@ -194,6 +195,8 @@ def _live_line(config: pytest.Config) -> Progress:
     def show(line: str) -> None:
         reporter.ensure_newline()
         reporter.rewrite(line, erase=True)
+        if not line:
+            reporter.rewrite("")
 
     return show
 
@@ -220,6 +223,8 @@ def ernie_gate(
 
     session = request.config.stash[RUN].session
     assert session is not None
+    uncaptured = request.config.pluginmanager.get_plugin("capturemanager")
+    assert uncaptured is not None
 
     def gate(rung: str, case: str | None = None) -> None:
         __tracebackhide__ = True
@@ -229,11 +234,13 @@ def ernie_gate(
             if ernie_arm.device != "cpu":
                 # every other gate would end the same way
                 request.session.shouldfail = str(error)
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         try:
-            verdict = session.outcome(ernie_arm.recipe).verdict
+            # uncaptured, for the session itself keeps libraries quiet, and a failure shows the check alone
+            with uncaptured.global_and_fixture_disabled():
+                verdict = session.outcome(ernie_arm.recipe).verdict
         except ErnieQAError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         checks = [check for check in verdict.checks if check.rung == rung and check.case == case]
         if not checks and not ernie_arm.recipe.components:
             pytest.skip(f"{verdict.recipe} is what the others are compared with")

@@ -1,14 +1,18 @@
 """A run on disk: a record a recipe, and all verdicts in one JSON document."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import InputError
-from ernie_qa.execute import Outcome, Plan
 from ernie_qa.verdict import worst
+
+if TYPE_CHECKING:
+    from ernie_qa.execute import Outcome, Plan
 
 SCHEMA = 1
 DOCUMENT = "verdict.json"

@@ -92,4 +92,7 @@ def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator
 
 
 def _paint(text: str, status: Status | None, colour: bool) -> str:
-    return f"\x1b[{COLOURS[status]}m{text}\x1b[0m" if colour and status is not None else text
+    if not colour or status is None:
+        return text
+    bare = text.rstrip()
+    return f"\x1b[{COLOURS[status]}m{bare}\x1b[0m{text[len(bare) :]}"

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 import ernie_qa
 
@@ -52,5 +53,4 @@ def test_gates_are_importable() -> None:
 
 
 def test_layers_hold() -> None:
-    done = subprocess.run(["lint-imports"], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stdout
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
