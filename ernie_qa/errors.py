@@ -1,0 +1,40 @@
+"""Everything that ernie_qa raises on purpose.
+
+    ErnieQAError
+    ├── InputError            what the caller gave is wrong; exit code 2, nothing written
+    │   ├── RecipeError       a recipe file, or the name of one
+    │   ├── SuiteError        a suite file, or the name of one
+    │   ├── ModelError        a model directory or one of its files
+    │   └── RecordError       a stored record: unreadable, edited, or of a later schema
+    └── UnavailableError      this machine lacks something: a GPU, a package, the LPIPS weights
+
+Every message is one line that says what is wrong, where, and what to do.
+"""
+
+
+class ErnieQAError(Exception):
+    """Base of all errors that ernie_qa raises on purpose."""
+
+
+class InputError(ErnieQAError):
+    """What the caller gave is wrong."""
+
+
+class RecipeError(InputError):
+    """A recipe file, or the name of one, is wrong."""
+
+
+class SuiteError(InputError):
+    """A suite file, or the name of one, is wrong."""
+
+
+class ModelError(InputError):
+    """A model directory, or one of its files, is wrong."""
+
+
+class RecordError(InputError):
+    """A stored record is unreadable, was edited, or is of a later schema."""
+
+
+class UnavailableError(ErnieQAError):
+    """This machine lacks something that was asked for."""
