@@ -125,9 +125,8 @@ def prove(device: str, options: Mapping[str, Any]) -> str | None:
     except (AttributeError, ImportError, KeyError, TypeError) as moved:
         # names inside bitsandbytes that this file relies on: another release may have renamed them
         return f"the probe does not know this bitsandbytes: {type(moved).__name__}: {moved}"
-    return (
-        f"the probe does not know bitsandbytes {bnb.__version__} on {device}: {problem}" if problem else None
-    )
+    version = bitsandbytes.__version__
+    return f"the probe does not know bitsandbytes {version} on {device}: {problem}" if problem else None
 
 
 def _config(library: str, options: Mapping[str, Any]) -> Any:

@@ -152,8 +152,8 @@ def watch(module: Module) -> AbstractContextManager[Watch]:
 
 
 def prove(device: str, options: Mapping[str, Any]) -> str | None:
-    """Two layers of 64 × 64 made by SDNQ's own code: one set up to run the quantized kernel, one not; of the
-    recipe's types where it wants the kernel, else of int8, which every device multiplies. None where
+    """Two layers of 128 × 128 made by SDNQ's own code: one set up to run the quantized kernel, one not; of
+    the recipe's types where it wants the kernel, else of int8, which every device multiplies. None where
     `describe` and `watch` tell them apart."""
     import torch
 
@@ -164,10 +164,10 @@ def prove(device: str, options: Mapping[str, Any]) -> str | None:
         from sdnq.common import sdnq_version
 
         pair = torch.nn.Sequential(
-            *(_probe(64, 64, {**options, "use_quantized_matmul": on}, device) for on in (True, False))
+            *(_probe(128, 128, {**options, "use_quantized_matmul": on}, device) for on in (True, False))
         )
         with watch(pair) as seen:
-            rows = torch.linspace(-1, 1, 64 * 64, device=device, dtype=torch.bfloat16).reshape(64, 64)
+            rows = torch.linspace(-1, 1, 64 * 128, device=device, dtype=torch.bfloat16).reshape(64, 128)
             problem = tell_apart(seen, pair, rows)
         flags = [state.runtime["use_quantized_matmul"] for state in describe(pair, options)]
         if flags != [True, False]:
@@ -309,9 +309,9 @@ def _probe(in_features: int, out_features: int, options: Mapping[str, Any], devi
     from sdnq import sdnq_quantize_layer
 
     # a new layer draws its weights: not from the random numbers of what is being observed
-    layer = torch.nn.utils.skip_init(
-        torch.nn.Linear, in_features, out_features, bias=False, device=device, dtype=torch.bfloat16
-    )
+    with torch.random.fork_rng(devices=[]):
+        layer = torch.nn.Linear(in_features, out_features, bias=False)
+    layer = layer.to(device, torch.bfloat16)
     torch.nn.init.zeros_(layer.weight)
     return sdnq_quantize_layer(layer, _config(options), torch_dtype=torch.bfloat16)[0].eval()
 

@@ -182,11 +182,11 @@ def tell_apart(watch: Watch, pair: Module, rows: Tensor) -> str | None:
     if runs.total != 1 or rests.total != 1:
         return f"two layers were called once each and {runs.total} and {rests.total} calls were counted"
     if not runs.quantized:
-        return f"a layer known to run quantized was counted as falling back ({', '.join(runs.fallbacks)})"
+        return f"a layer set up to run quantized was counted as falling back ({', '.join(runs.fallbacks)})"
     if not runs.ops:
-        return "a layer known to run quantized showed none of the kernels that are known by name"
+        return "a layer set up to run quantized dispatched none of the kernels that are known by name"
     if rests.quantized or rests.ops:
-        return "a layer known to dequantize was counted as running quantized"
+        return "a layer set up to dequantize was counted as running quantized"
     return None
 
 

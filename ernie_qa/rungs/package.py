@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.errors import ModelError
+from ernie_qa.errors import ModelError, UnavailableError
 from ernie_qa.quantizers import checked_options, find_quantizer, quantizer_names
 from ernie_qa.quantizers.layers import (
     LayerState,
@@ -100,7 +101,11 @@ def _component(arm: Arm, name: str, module: Module) -> dict[str, Any]:
 def _foreign(module: Module) -> list[str]:
     """The layers that are quantized though the recipe leaves the component alone: of a quantizer's own class,
     or holding weights that are no 16-bit or wider float."""
-    packages = {package for name in quantizer_names() for package in find_quantizer(name).PACKAGES}
+    packages: set[str] = set()
+    for name in quantizer_names():
+        # what cannot be imported made no layer here
+        with suppress(UnavailableError):
+            packages.update(find_quantizer(name).PACKAGES)
     return [
         name
         for name, layer in module.named_modules()

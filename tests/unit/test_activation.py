@@ -1,0 +1,254 @@
+"""The activation rung on the tiny pipeline: what passes, and every lie that it has to find and name."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ernie_qa.frozen import thaw
+from ernie_qa.quantizers import sdnq
+from ernie_qa.quantizers.layers import Calls, LayerState
+from ernie_qa.recipe import Allowance, Recipe, find_recipe
+from ernie_qa.record import Record
+from ernie_qa.rungs import activation
+from ernie_qa.verdict import Check, Status
+from tests.arms import arm, call, judged, observed, run
+from tests.unit.test_sdnq import dequantize_all, replace_forward, swap_function
+
+LEVELS = ("flag", "layers", "weights", "kernels")
+COMPONENTS = ("pe", "text_encoder", "transformer")
+QMM, DEQUANT, NF4 = "sdnq-uint4-static", "sdnq-uint4-dequant", "bnb-nf4"
+
+
+def verdicts(record: Record, recipe: str | Recipe) -> dict[str, Check]:
+    return judged(activation, record, find_recipe(recipe))
+
+
+def failed(checks: dict[str, Check]) -> set[str]:
+    return {name for name, check in checks.items() if check.status is not Status.PASS}
+
+
+@pytest.fixture(scope="module")
+def records(tiny_model: Path) -> dict[str, Record]:
+    """What three honest arms were observed to run."""
+    return {recipe: observed(activation, arm(tiny_model, recipe)) for recipe in (QMM, DEQUANT, NF4)}
+
+
+@pytest.mark.parametrize("recipe", [QMM, DEQUANT, NF4])
+def test_an_honest_arm_passes_on_all_levels(records: dict[str, Record], recipe: str) -> None:
+    checks = verdicts(records[recipe], recipe)
+    assert set(checks) == {f"{component}.{level}" for component in COMPONENTS for level in LEVELS}
+    assert failed(checks) == set()
+
+
+def test_the_counted_kernels_are_reported(records: dict[str, Record]) -> None:
+    check = verdicts(records[QMM], QMM)["transformer.kernels"]
+    # two calls of eleven layers, of which two see one row
+    assert (check.measured, check.unit) == (18, "calls")
+    assert check.message.startswith("transformer: 18 of 22 calls ran the quantized kernel (aten::_int_mm)")
+    assert check.message.endswith("allowed: 4 few_rows")
+    assert verdicts(records[DEQUANT], DEQUANT)["transformer.kernels"].measured == 0
+    assert "bitsandbytes::ge" in verdicts(records[NF4], NF4)["transformer.kernels"].message
+    assert verdicts(records[NF4], NF4)["text_encoder.kernels"].message.endswith("allowed: 10 idle layers")
+
+
+def test_a_record_stays_small(records: dict[str, Record]) -> None:
+    groups = records[QMM].figures["activation"]["components"]["transformer"]["layers"]
+    assert len(groups) < sum(len(group["names"]) for group in groups)
+    assert len(json.dumps(thaw(records[QMM].figures))) < 30_000
+
+
+def test_all_layers_switched_to_dequantize_behind_a_true_flag_fail(tiny_model: Path) -> None:
+    of = arm(tiny_model, QMM)
+    dequantize_all(of.pipe.transformer)
+    checks = verdicts(observed(activation, of), QMM)
+    assert failed(checks) == {"transformer.layers", "transformer.kernels"}
+    assert "11 of 11 quantized layers are not set up" in checks["transformer.layers"].message
+    assert "layers.0.self_attention.to_q (of 2 calls 2 dequantized)" in checks["transformer.kernels"].message
+
+
+@pytest.mark.parametrize("lie", [swap_function, replace_forward])
+def test_one_layer_whose_forward_was_switched_fails_by_name(
+    tiny_model: Path, lie: Callable[[Any], None]
+) -> None:
+    of = arm(tiny_model, QMM)
+    lie(of.pipe.transformer)
+    checks = verdicts(observed(activation, of), QMM)
+    assert failed(checks) == {"transformer.layers", "transformer.kernels"}
+    assert "1 of 11 layers did not run" in checks["transformer.kernels"].message
+    assert "layers.0.mlp.up_proj (of 2 calls 2 forward)" in checks["transformer.kernels"].message
+
+
+def test_a_forward_switched_while_the_suite_runs_is_counted(tiny_model: Path) -> None:
+    of = arm(tiny_model, QMM)
+
+    def draw(pipe: Any) -> None:
+        run(pipe)
+        swap_function(pipe.transformer)
+        run(pipe)
+
+    checks = verdicts(observed(activation, of, draw), QMM)
+    assert failed(checks) == {"transformer.kernels"}
+    assert "layers.0.mlp.up_proj (of 4 calls 2 forward)" in checks["transformer.kernels"].message
+
+
+def test_a_layer_that_sees_one_row_is_no_excuse_for_another_forward(tiny_model: Path) -> None:
+    of = arm(tiny_model, QMM)
+    from sdnq.layers.linear.forward import quantized_linear_forward
+
+    of.pipe.transformer.adaLN_modulation[1].forward_func = quantized_linear_forward
+    checks = verdicts(observed(activation, of), QMM)
+    assert "adaLN_modulation.1 (of 2 calls 2 forward)" in checks["transformer.kernels"].message
+
+
+def test_a_kernel_function_that_runs_no_kernel_never_passes(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdnq.layers.linear import linear_int8
+
+    def pretend(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, **rest: Any) -> torch.Tensor:
+        return torch.nn.functional.linear(
+            rows, (weight.to(scale.dtype) * scale).t().to(rows.dtype), rest["bias"]
+        )
+
+    monkeypatch.setattr(linear_int8, "int8_matmul", pretend)
+    checks = verdicts(observed(activation, arm(tiny_model, QMM)), QMM)
+    assert {check.status for check in checks.values()} == {Status.NOT_COMPARABLE}
+    assert "dispatched none of the kernels" in checks["transformer.kernels"].message
+
+
+def test_a_component_without_a_quantized_layer_fails_on_every_level_but_the_flag(tiny_model: Path) -> None:
+    of = arm(tiny_model, QMM)
+    plain = arm(tiny_model, "bf16").pipe.transformer
+    plain.quantization_config = of.pipe.transformer.quantization_config
+    of.pipe.transformer = plain
+    checks = verdicts(observed(activation, of), QMM)
+    assert failed(checks) == {"transformer.layers", "transformer.weights", "transformer.kernels"}
+    assert "no layer is quantized" in checks["transformer.kernels"].message
+
+
+def test_double_quantization_that_is_off_fails(tiny_model: Path, tmp_path: Path) -> None:
+    text = find_recipe(NF4).path.read_text(encoding="utf-8")
+    path = tmp_path / "off.toml"
+    path.write_text(text.replace("double_quant = true", "double_quant = false"), encoding="utf-8")
+    of = arm(tiny_model, path)
+    for component in COMPONENTS:
+        getattr(of.pipe, component).config.quantization_config.bnb_4bit_use_double_quant = True
+    checks = verdicts(observed(activation, replace(of, recipe=find_recipe(NF4))), NF4)
+    assert failed(checks) == {f"{component}.weights" for component in COMPONENTS}
+    assert "13 of 13 layers store something else" in checks["transformer.weights"].message
+    assert "double_quant False, not True" in checks["transformer.weights"].message
+
+
+def test_int8_in_an_arm_that_should_dequantize_fails(tiny_model: Path) -> None:
+    of = replace(arm(tiny_model, QMM), recipe=find_recipe(DEQUANT))
+    checks = verdicts(observed(activation, of), DEQUANT)
+    assert failed(checks) == {
+        f"{component}.{level}" for component in COMPONENTS for level in ("flag", "layers", "kernels")
+    }
+    assert "ran a quantized kernel, and the recipe wants none" in checks["pe.kernels"].message
+
+
+def test_a_short_prompt_makes_the_text_encoder_fall_back_and_fail(tiny_model: Path) -> None:
+    def draw(pipe: Any) -> None:
+        run(pipe)
+        call(pipe.text_encoder, tokens=20)
+
+    checks = verdicts(observed(activation, arm(tiny_model, QMM), draw), QMM)
+    assert failed(checks) == {"text_encoder.kernels"}
+    assert "of 3 calls 1 few_rows" in checks["text_encoder.kernels"].message
+
+
+def test_a_component_that_was_never_called_is_not_comparable(tiny_model: Path) -> None:
+    def draw(pipe: Any) -> None:
+        call(pipe.pe)
+        call(pipe.transformer)
+
+    checks = verdicts(observed(activation, arm(tiny_model, QMM), draw), QMM)
+    assert failed(checks) == {"text_encoder.kernels"}
+    assert checks["text_encoder.kernels"].status is Status.NOT_COMPARABLE
+    assert "7 of 7 layers were not exercised" in checks["text_encoder.kernels"].message
+
+
+def test_hooks_are_gone_where_drawing_fails(tiny_model: Path) -> None:
+    of = arm(tiny_model, QMM)
+    measuring = activation.measure(of)
+    next(measuring)
+    with suppress(RuntimeError):
+        measuring.throw(RuntimeError("out of memory"))
+    measuring.close()
+    for component in COMPONENTS:
+        modules = getattr(of.pipe, component).modules()
+        assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in modules)
+
+
+def test_a_probe_that_does_not_know_the_release_accuses_nobody(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdnq, "_KERNEL_OPS", frozenset({"sdnq::renamed_mm"}))
+    checks = verdicts(observed(activation, arm(tiny_model, QMM)), QMM)
+    assert {check.status for check in checks.values()} == {Status.NOT_COMPARABLE}
+    assert "the probe does not know sdnq" in checks["transformer.kernels"].message
+
+
+def test_a_pipeline_without_the_component_fails(tiny_model: Path) -> None:
+    of = arm(tiny_model, QMM)
+    of.pipe.pe = None
+    checks = verdicts(
+        observed(activation, of, lambda pipe: [call(pipe.text_encoder), call(pipe.transformer)]), QMM
+    )
+    assert failed(checks) == {f"pe.{level}" for level in LEVELS}
+    assert "the pipeline has none" in checks["pe.flag"].message
+
+
+def test_bf16_has_nothing_to_activate(tiny_model: Path) -> None:
+    checks = verdicts(observed(activation, arm(tiny_model, "bf16")), "bf16")
+    assert [check.status for check in checks.values()] == [Status.NOT_APPLICABLE]
+
+
+def test_a_record_of_another_recipe_says_nothing(records: dict[str, Record]) -> None:
+    for checks in (
+        verdicts(records[NF4], QMM),
+        verdicts(replace(records[QMM], figures={}), QMM),
+    ):
+        assert {check.status for check in checks.values()} == {Status.NOT_COMPARABLE}
+        assert "observe recipe sdnq-uint4-static again" in checks["pe.flag"].message
+
+
+STATE = LayerState("to_q", (64, 64), True, True, "", 4, 2048, 0, 0, {}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("calls", "allowed", "status"),
+    [
+        (Calls("to_q", 3, 3, {}, 1, {"aten::_int_mm": 1}), (), "pass"),
+        (Calls("to_q", 3, 2, {"few_rows": 1}, 1, {"aten::_int_mm": 1}), (), "fail"),
+        (Calls("to_q", 3, 2, {"few_rows": 1}, 1, {"aten::_int_mm": 1}), ("few_rows",), "pass"),
+        (Calls("to_q", 3, 0, {"few_rows": 3}, 0, {}), ("few_rows",), "pass"),
+        (Calls("to_q", 3, 0, {"decoding": 3}, 0, {}), ("few_rows",), "pass"),
+        (Calls("to_q", 3, 1, {"decoding": 2}, 1, {"aten::_int_mm": 1}), ("decoding",), "pass"),
+        (Calls("to_q", 3, 0, {"decoding": 3}, 0, {}), ("decoding",), "fail"),
+        (Calls("to_q", 3, 2, {"few_rows": 1}, 1, {"aten::_int_mm": 1}), ("decoding",), "fail"),
+        (Calls("to_q", 3, 2, {"forward": 1}, 1, {"aten::_int_mm": 1}), ("few_rows", "idle"), "fail"),
+        (Calls("to_q", 3, 2, {"no_kernel": 1}, 1, {"aten::_int_mm": 1}), (), "fail"),
+        (Calls("to_q", 0, 0, {}, -1, {}), (), "not_comparable"),
+        (Calls("to_q", 0, 0, {}, -1, {}), ("few_rows",), "not_comparable"),
+        (Calls("to_q", 0, 0, {}, -1, {}), ("idle",), "pass"),
+        (Calls("to_q", 3, 0, {"few_rows": 3}, 0, {}), ("idle",), "fail"),
+        (Calls("to_q", 3, 3, {}, 1, {}), (), "fail"),
+        (Calls("to_q", 3, 3, {}, -1, {}), (), "not_comparable"),
+    ],
+)
+def test_what_each_allowance_excuses(calls: Calls, allowed: tuple[str, ...], status: str) -> None:
+    allowances = tuple(Allowance("transformer.to_*", when, "because") for when in allowed)
+    recipe = replace(find_recipe(QMM), allowances=allowances)
+    assert activation._kernels("transformer", [STATE], [calls], recipe).status == status
+    # an allowance is for the layers it names
+    elsewhere = tuple(Allowance("pe.*", when, "because") for when in allowed)
+    strict = activation._kernels("transformer", [STATE], [calls], replace(recipe, allowances=elsewhere))
+    assert (strict.status == Status.PASS) == (status == "pass" and not allowed)
