@@ -272,7 +272,8 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
     if layer.original_class.__name__ == "Linear":
         named = check_param_name_in(f"{name}.weight", list(options["modules_to_not_use_matmul"]))
         kernel = options["use_quantized_matmul"] and named is None
-        expected = _expected(shape[-1], tuple(sorted({**options, "use_quantized_matmul": kernel}.items())))
+        wanted = tuple(sorted({**options, "use_quantized_matmul": kernel}.items()))
+        expected = _expected(shape[-1], wanted, str(layer.weight.device))
     sides = [getattr(layer, key, None) for key in sdnq_keys - {"weight"}]
     return LayerState(
         name=name,
@@ -291,13 +292,13 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
 
 
 @cache
-def _expected(in_features: int, options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+def _expected(in_features: int, options: tuple[tuple[str, Any], ...], device: str) -> dict[str, Any]:
     """What this sdnq makes of `options` for a Linear with that many inputs: it is asked, on 32 rows of zeros,
     for it chooses groups and types itself and its choices change between releases."""
     from sdnq.forward import get_forward_func
 
     wanted = dict(options)
-    layer = _probe(in_features, 32, wanted, "cpu")
+    layer = _probe(in_features, 32, wanted, device)
     kernel, matmul = wanted["use_quantized_matmul"], layer.sdnq_dequantizer.quantized_matmul_dtype
     # a shape that the kernel refuses is refused here too: what the recipe wants is what counts
     forward = _place(get_forward_func("Linear", matmul, kernel))
