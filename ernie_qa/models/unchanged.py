@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ModelError
-from ernie_qa.frozen import digest
+from ernie_qa.frozen import digest, thaw
+from ernie_qa.toml_input import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,12 +60,10 @@ def config_differences(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
     Gives `sha256` over the live configuration, `compared` and `differing` (keys).
     """
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise ModelError(f"{file}: cannot be read: {problem}") from None
     live = {key: value for key, value in config.items() if not key.startswith("_")}
-    stored = {key: value for key, value in stored.items() if not key.startswith("_")}
+    stored = {
+        key: value for key, value in read_json(file, ModelError).frozen().items() if not key.startswith("_")
+    }
     return {
         "sha256": hashlib.sha256(_canonical(live)).hexdigest(),
         "compared": len(live),
@@ -99,4 +98,4 @@ def _parts(tokenizer: Any) -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, default=str).encode()
+    return json.dumps(thaw(value), sort_keys=True, default=str).encode()

@@ -5,7 +5,6 @@ A quantizer is a module, here or behind an entry point of the group `ernie_qa.qu
 checked without it. A new quantizer is a new file, or a package with an entry point, and nothing else.
 """
 
-import json
 import pkgutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from ernie_qa.errors import ModelError, RecipeError, UnavailableError
 from ernie_qa.quantizers.layers import Calls, LayerState
 from ernie_qa.recipe import Recipe
-from ernie_qa.toml_input import Table, did_you_mean
+from ernie_qa.toml_input import Table, did_you_mean, read_json
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -31,6 +30,7 @@ __all__ = [
     "checked_options",
     "find_quantizer",
     "quantizer_names",
+    "stored_quantization",
 ]
 
 ENTRY_POINTS = "ernie_qa.quantizers"
@@ -57,16 +57,6 @@ class ComponentSource:
     def path(self) -> Path:
         """The component's own directory."""
         return self.model / self.component
-
-    @property
-    def stored(self) -> Mapping[str, Any] | None:
-        """How the component was quantized when it was saved, from its `config.json`; None for a plain one."""
-        try:
-            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as problem:
-            raise ModelError(f"{self.path / 'config.json'}: cannot be read: {problem}") from None
-        stored = config.get("quantization_config")
-        return stored if isinstance(stored, Mapping) else None
 
     @property
     def cls(self) -> Any:
@@ -129,6 +119,13 @@ class Quantizer(Protocol):
 
         None where they tell them apart, else why they cannot: then they must not judge anything.
         """
+
+
+def stored_quantization(component: Path) -> Mapping[str, Any] | None:
+    """How the component in that directory was quantized when it was saved, from its `config.json`; None for a
+    plain one. ModelError if the file cannot be read."""
+    stored = read_json(component / "config.json", ModelError).frozen().get("quantization_config")
+    return stored if isinstance(stored, Mapping) else None
 
 
 def quantizer_names() -> tuple[str, ...]:

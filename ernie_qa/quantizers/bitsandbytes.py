@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ModelError
-from ernie_qa.quantizers import ComponentSource
+from ernie_qa.quantizers import ComponentSource, stored_quantization
 from ernie_qa.quantizers.layers import LayerState
 from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, watching
 from ernie_qa.toml_input import Table
@@ -41,7 +41,7 @@ def check_options(table: Table) -> Mapping[str, Any]:
 
 def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     """Quantize the component while it loads, or load it as it was stored."""
-    stored = source.stored
+    stored = stored_quantization(source.path)
     if stored is not None and stored.get("quant_method") != NAME:
         raise ModelError(
             f"{source.path}: already quantized by {stored.get('quant_method')!r}, not by bitsandbytes"

@@ -6,7 +6,6 @@ docs/package.md has the details.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.errors import ModelError, UnavailableError
-from ernie_qa.quantizers import checked_options, find_quantizer, quantizer_names
+from ernie_qa.errors import UnavailableError
+from ernie_qa.models.find import PICKLES
+from ernie_qa.quantizers import checked_options, find_quantizer, quantizer_names, stored_quantization
 from ernie_qa.quantizers.layers import (
     LayerState,
     byte_faults,
@@ -38,7 +38,6 @@ ORDER = 1
 TITLE = "Is the artifact what the recipe says?"
 LIMITS: frozenset[str] = frozenset()
 
-_PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 _TOKENIZERS = ("tokenizer", "pe_tokenizer")
 _UNCHANGED = ("vae", "scheduler", *_TOKENIZERS)
 
@@ -57,7 +56,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
         "pickles": sorted(
             file.relative_to(arm.model.path).as_posix()
             for file in arm.model.path.rglob("*")
-            if file.suffix.lower() in _PICKLES
+            if file.suffix.lower() in PICKLES
         ),
         "unchanged": _unchanged(arm),
     }
@@ -86,10 +85,11 @@ def _component(arm: Arm, name: str, module: Module) -> dict[str, Any]:
         memory[str(tensor.dtype).removeprefix("torch.")] += tensor.numel() * tensor.element_size()
     if unlisted := sum(state.unlisted for state in states):
         memory["quantization state"] = unlisted
+    stored = stored_quantization(arm.model.path / name)
     return {
         "quantizer": quantizer_name,
         "probe": probe,
-        "stored": _stored_quantization(arm.model.path / name),
+        "stored": stored.get("quant_method") if stored else None,
         "disk_bytes": sum(file.stat().st_size for file in _weights(arm.model.path / name)),
         "memory": dict(memory),
         # how a call runs is the next rung's
@@ -119,16 +119,6 @@ def _foreign(module: Module) -> list[str]:
 
 def _weights(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.safetensors"))
-
-
-def _stored_quantization(directory: Path) -> str | None:
-    """The quantizer that the stored component names, None for a plain one."""
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise ModelError(f"{directory / 'config.json'}: cannot be read: {problem}") from None
-    stored = config.get("quantization_config")
-    return str(stored.get("quant_method")) if isinstance(stored, Mapping) else None
 
 
 def _unchanged(arm: Arm) -> dict[str, dict[str, Any]]:

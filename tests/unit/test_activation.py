@@ -175,6 +175,25 @@ def test_a_component_that_was_never_called_is_not_comparable(tiny_model: Path) -
     assert "7 of 7 layers were not exercised" in checks["text_encoder.kernels"].message
 
 
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_prompt_enhancer_is_exercised_where_no_call_of_it_can_be_repeated(
+    tiny_model: Path, writes: bool
+) -> None:
+    def draw(pipe: Any) -> None:
+        call(pipe.text_encoder)
+        call(pipe.transformer)
+        if writes:
+            ids = torch.arange(3, 43)[None]
+            pipe.pe.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4)
+
+    checks = verdicts(observed(activation, arm(tiny_model, QMM), draw), QMM)
+    assert failed(checks) == set()
+    # prefill, three tokens, and the exercise; or the exercise alone
+    kernels, allowed = (14, "; allowed: 21 decoding") if writes else (7, "")
+    assert checks["pe.kernels"].measured == kernels
+    assert checks["pe.kernels"].message.endswith(f"(aten::_int_mm){allowed}")
+
+
 def test_hooks_are_gone_where_drawing_fails(tiny_model: Path) -> None:
     of = arm(tiny_model, QMM)
     measuring = activation.measure(of)

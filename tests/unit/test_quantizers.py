@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from ernie_qa.errors import ModelError, RecipeError, UnavailableError
 from ernie_qa.frozen import freeze
-from ernie_qa.quantizers import ComponentSource, checked_options, find_quantizer, quantizer_names
+from ernie_qa.quantizers import (
+    ComponentSource,
+    checked_options,
+    find_quantizer,
+    quantizer_names,
+    stored_quantization,
+)
 from ernie_qa.quantizers.layers import Calls, LayerState, byte_faults, grouped, listed, ungrouped
 from ernie_qa.recipe import find_recipe, recipe_names
 from ernie_qa.rungs import activation, package
@@ -236,12 +242,10 @@ def test_a_class_that_is_not_to_be_had_is_a_model_error(library: str, class_name
 
 
 def test_a_configuration_that_cannot_be_read_is_a_model_error(tmp_path: Path) -> None:
-    component = ComponentSource(tmp_path, "pe", "transformers", "Ministral3ForCausalLM", "cpu")
-    with pytest.raises(ModelError, match=r"config.json: cannot be read"):
-        _ = component.stored
-    (tmp_path / "pe").mkdir()
-    (tmp_path / "pe" / "config.json").write_text("{}", encoding="utf-8")
-    assert component.stored is None
+    with pytest.raises(ModelError, match=r"config\.json: no such file"):
+        stored_quantization(tmp_path)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    assert stored_quantization(tmp_path) is None
 
 
 LAYERS = st.builds(
