@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -38,18 +37,10 @@ def test_a_submodule_does_not_hide_the_function_of_its_name() -> None:
     assert all(callable(getattr(ernie_qa, name)) for name in ernie_qa.__all__)
 
 
-def test_wheel_ships_every_package_and_the_gates() -> None:
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = {
-        ".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "ernie_qa").rglob("__init__.py")
-    }
-    assert listed == found | {"ernie_qa.gates"}
-
-
 def test_gates_are_importable() -> None:
     from ernie_qa.gates import test_images
 
-    assert Path(test_images.__file__).parent == ROOT / "tests" / "gates"
+    assert Path(test_images.__file__).resolve().parent == ROOT / "tests" / "gates"
 
 
 def test_layers_hold() -> None:
