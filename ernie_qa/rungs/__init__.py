@@ -22,24 +22,21 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ernie_qa.errors import RecipeError
+from ernie_qa.recipe import Recipe
+from ernie_qa.toml_input import did_you_mean
+
 if TYPE_CHECKING:
     from diffusers import ErnieImagePipeline
 
     from ernie_qa.models.find import Model
-    from ernie_qa.recipe import Gate, Recipe
-    from ernie_qa.record import Picture, Record
+    from ernie_qa.pipeline import Drawn
+    from ernie_qa.recipe import Gate
+    from ernie_qa.record import Record
     from ernie_qa.suite import Suite
     from ernie_qa.verdict import Check
 
 Figures = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """What drawing one case gave: the picture, and how many of its values were not finite before rounding."""
-
-    picture: Picture
-    nonfinite: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +80,22 @@ def rungs() -> tuple[Rung, ...]:
     """All rungs, the cheapest first."""
     found = (import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
     return tuple(sorted((cast("Rung", module) for module in found), key=lambda rung: rung.ORDER))
+
+
+def check_limits(recipe: Recipe) -> None:
+    """RecipeError where `recipe` limits a figure that no rung judges, for such a limit would never be kept."""
+    known = sorted(name for rung in rungs() for name in rung.LIMITS)
+    names = tuple(rung.NAME for rung in rungs())
+    for suite, gate in recipe.gates.items():
+        for name in gate.limits:
+            if name not in known:
+                raise RecipeError(
+                    f"{recipe.path}: gates.{suite}.limits: no rung judges {name!r}; "
+                    f"allowed are {', '.join(known)}{did_you_mean(name, known)}"
+                )
+        for name in sorted(gate.informational):
+            if name.partition(".")[0] not in names:
+                raise RecipeError(
+                    f"{recipe.path}: gates.{suite}.informational: {name!r} belongs to no rung; "
+                    f"rungs are {', '.join(names)}{did_you_mean(name.partition('.')[0], names)}"
+                )

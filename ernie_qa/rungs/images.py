@@ -19,7 +19,8 @@ from ernie_qa.verdict import Check, Status
 if TYPE_CHECKING:
     from ernie_qa.recipe import Limit
     from ernie_qa.record import Record
-    from ernie_qa.rungs import Arm, Drawn, Evidence, Figures
+    from ernie_qa.pipeline import Drawn
+    from ernie_qa.rungs import Arm, Evidence, Figures
     from ernie_qa.suite import Case
 
 NAME = "images"

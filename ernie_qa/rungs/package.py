@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ernie_qa.record import Record
-    from ernie_qa.rungs import Arm, Drawn, Evidence, Figures
+    from ernie_qa.pipeline import Drawn
+    from ernie_qa.rungs import Arm, Evidence, Figures
 
 NAME = "package"
 ORDER = 1

@@ -1,0 +1,50 @@
+"""Clocks and memory windows."""
+
+from __future__ import annotations
+
+import gc
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a monotonic clock, with nothing still running on `device`."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def open_window(device: torch.device) -> None:
+    """Begin a clean memory window: nothing left to collect, no cached blocks, peaks at zero."""
+    gc.collect()
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peaks(device: torch.device) -> dict[str, int | None]:
+    """Peak bytes since the window was opened: torch's own on a GPU; on a CPU the whole process's resident
+    set since it started, for the system keeps no other."""
+    if device.type == "cuda":
+        import torch
+
+        return {
+            "allocated": torch.cuda.max_memory_allocated(device),
+            "reserved": torch.cuda.max_memory_reserved(device),
+            "resident": None,
+        }
+    import resource
+
+    # Linux counts in KiB
+    return {
+        "allocated": None,
+        "reserved": None,
+        "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }

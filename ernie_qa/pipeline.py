@@ -1,0 +1,194 @@
+"""All that is special to ERNIE-Image: its components, its latents, how it is loaded and how it draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_qa.errors import ErnieQAError, ModelError, UnavailableError
+from ernie_qa.meter import now
+from ernie_qa.models.find import Model, find_model
+from ernie_qa.quantizers import ComponentSource, checked_options, find_quantizer, stored_quantization
+from ernie_qa.recipe import QUANTIZABLE, Recipe, find_recipe
+from ernie_qa.record import Picture
+from ernie_qa.toml_input import read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from diffusers import ErnieImagePipeline
+
+    from ernie_qa.suite import Case, Suite
+
+WEIGHTED = (*QUANTIZABLE, "vae")
+"""The components that hold weights."""
+
+TEACHER = (
+    "A tall poster for an evening of chamber music. The ground is deep blue; in the middle stands a cello in "
+    "warm orange light, drawn with few, sure lines. Along the top, in large white letters, the name of the "
+    "hall; below it, smaller, the date and the hour. The paper shows its grain and nothing else is written."
+)
+"""What the prompt enhancer is fed where a suite does not use it: more than 32 tokens in any tokenizer, fewer
+than 32 of which would leave its quantized kernels unused."""
+
+_PROVENANCE = "_ernie_qa_provenance"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a pipeline came from: `load_pipeline` leaves it on the pipeline."""
+
+    model: Model
+    recipe: Recipe
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What drawing one case gave.
+
+    `nonfinite` counts the values that were NaN or infinite before rounding; `seconds` is how long it took,
+    the GPU waited for.
+    """
+
+    picture: Picture
+    nonfinite: int
+    seconds: float
+
+
+def load_pipeline(
+    model: Model | str | Path, recipe: Recipe | str | Path, device: str | None = None
+) -> ErnieImagePipeline:
+    """Load `model` in BF16 with the components that `recipe` names quantized, ready to call on `device`.
+
+    `device` is "cuda" where there is one, else "cpu", unless it is given. The configuration of the result is
+    what the recipe asks for; that it runs so is for `observe` to find out. ModelError, RecipeError or
+    UnavailableError where something is wrong or missing.
+    """
+    import torch
+
+    found, wanted = find_model(model), find_recipe(recipe)
+    options = checked_options(wanted)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    for component, quantizer in wanted.components.items():
+        if place.type not in find_quantizer(quantizer).DEVICES:
+            raise UnavailableError(
+                f"recipe {wanted.name}: {component}: the quantizer {quantizer} does not run on {place.type}"
+            )
+    if any(name == "sdnq" for name in wanted.components.values()):
+        import sdnq  # noqa: F401  # before any load: it registers itself where from_pretrained looks
+
+    began = now(place)
+    classes = _classes(found)
+    quantized: dict[str, Any] = {}
+    for component in QUANTIZABLE:
+        if component not in classes:
+            continue
+        library, class_name = classes[component]
+        source = ComponentSource(found.path, component, library, class_name, str(place))
+        if quantizer := wanted.components.get(component):
+            quantized[component] = find_quantizer(quantizer).load(source, options[quantizer])
+        elif stored_quantization(source.path) is not None:
+            raise ModelError(
+                f"{source.path}: stored quantized, but recipe {wanted.name} leaves it in BF16; "
+                "name the BF16 model, or add the component to the recipe"
+            )
+    pipe = _assemble(found, quantized, place)
+    setattr(pipe, _PROVENANCE, Provenance(found, wanted, now(place) - began))
+    return pipe
+
+
+def _classes(model: Model) -> dict[str, tuple[str, str]]:
+    """Component -> library and class, from `model_index.json`."""
+    index = read_json(model.path / "model_index.json", ModelError).frozen()
+    return {name: index[name] for name in model.components}
+
+
+def _assemble(model: Model, quantized: dict[str, Any], place: torch.device) -> ErnieImagePipeline:
+    import torch
+    from diffusers import ErnieImagePipeline
+
+    pipe: Any = ErnieImagePipeline.from_pretrained(
+        model.path, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True, **quantized
+    )
+    for component in WEIGHTED:
+        module = getattr(pipe, component, None)
+        if module is not None and component not in quantized:
+            module.to(place)
+    if place.type == "cpu":
+        # without AVX512 a BF16 convolution takes 20 to 30 times as long in the default layout
+        pipe.vae.to(memory_format=torch.channels_last)
+    return pipe  # type: ignore[no-any-return]
+
+
+def provenance(pipe: ErnieImagePipeline) -> Provenance | None:
+    """Where `pipe` came from; None where `load_pipeline` did not make it."""
+    return getattr(pipe, _PROVENANCE, None)
+
+
+def latents(pipe: ErnieImagePipeline, case: Case) -> torch.Tensor:
+    """The noise that `case` starts from, [1, channels, height / factor, width / factor], on the CPU in float32.
+
+    CUDA's generator differs between GPUs and with the dtype; drawn so, every arm starts from the same.
+    """
+    import torch
+
+    live: Any = pipe
+    factor = live.vae_scale_factor
+    shape = (1, live.transformer.config.in_channels, case.height // factor, case.width // factor)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(case.seed), dtype=torch.float32)
+
+
+def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite) -> Drawn:
+    """Draw one case as `suite` says, leaving the caller's random state and progress bars as they were."""
+    import torch
+
+    live: Any = pipe
+    place = live._execution_device
+    bars = getattr(live, "_progress_bar_config", {})
+    live.set_progress_bar_config(**{**bars, "disable": True})
+    began = now(place)
+    try:
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            # the prompt enhancer samples from the global generator
+            torch.manual_seed(case.seed)
+            images = live(
+                prompt=case.prompt,
+                height=case.height,
+                width=case.width,
+                num_inference_steps=suite.steps,
+                guidance_scale=suite.guidance,
+                latents=latents(pipe, case).to(place, live.transformer.dtype),
+                use_pe=suite.use_pe,
+                output_type="np",
+            ).images
+    finally:
+        live.set_progress_bar_config(**bars)
+    seconds = now(place) - began
+    pixels, nonfinite = _rounded(images[0])
+    return Drawn(Picture.from_pixels(case.id, pixels), nonfinite, seconds)
+
+
+def _rounded(image: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int]:
+    """uint8 pixels as diffusers makes them of floats in [0, 1], and how many were not finite: those are 0."""
+    import numpy as np
+
+    finite = np.isfinite(image)
+    return (np.where(finite, image, 0) * 255).round().astype(np.uint8), int((~finite).sum())
+
+
+def exercise_prompt_enhancer(pipe: ErnieImagePipeline) -> None:
+    """One forward of the prompt enhancer over a fixed text, without a cache: what a suite that does not use
+    it cannot show. ErnieQAError if its tokenizer makes fewer than 32 tokens of that text."""
+    import torch
+
+    live: Any = pipe
+    ids = live.pe_tokenizer(TEACHER, return_tensors="pt")["input_ids"].to(live._execution_device)
+    if ids.shape[1] < 32:
+        raise ErnieQAError(
+            f"pe_tokenizer makes {ids.shape[1]} tokens of the text that exercises the prompt enhancer; "
+            "32 are needed: look at the model's pe_tokenizer"
+        )
+    with torch.no_grad():
+        live.pe(input_ids=ids, use_cache=False)

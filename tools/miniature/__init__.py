@@ -1,0 +1,1 @@
+"""How the miniature is made: its world (`posters`), its networks, and the stages of its training."""
