@@ -10,3 +10,45 @@
 
 Importing this imports no torch: whatever draws or measures does so when it is called.
 """
+
+from ernie_qa.errors import (
+    ErnieQAError,
+    InputError,
+    ModelError,
+    RecipeError,
+    RecordError,
+    SuiteError,
+    UnavailableError,
+)
+from ernie_qa.judge import judge
+from ernie_qa.models.find import Model, find_model
+from ernie_qa.observe import observe
+from ernie_qa.pipeline import load_pipeline
+from ernie_qa.recipe import Recipe, find_recipe
+from ernie_qa.record import Record, load_record
+from ernie_qa.suite import Suite, find_suite
+from ernie_qa.verdict import Check, Status, Verdict
+
+__all__ = [
+    "Check",
+    "ErnieQAError",
+    "InputError",
+    "Model",
+    "ModelError",
+    "Recipe",
+    "RecipeError",
+    "Record",
+    "RecordError",
+    "Status",
+    "Suite",
+    "SuiteError",
+    "UnavailableError",
+    "Verdict",
+    "find_model",
+    "find_recipe",
+    "find_suite",
+    "judge",
+    "load_pipeline",
+    "load_record",
+    "observe",
+]

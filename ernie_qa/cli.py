@@ -16,7 +16,7 @@ from ernie_qa.errors import ErnieQAError
 from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
-    from ernie_qa.execute import Outcome, Plan
+    from ernie_qa.execute import Plan, Session
 
 EXIT = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_COMPARABLE: 3, Status.NOT_APPLICABLE: 3}
 BAD_INPUT = 2
@@ -126,21 +126,22 @@ def _gate(options: argparse.Namespace) -> int:
     checked = plan(options.model, options.recipe, options.suite)
     checked = replace(checked, device=options.device or visible_device())
     require_device(checked.device)
-    outcomes = _run(checked, options.require_baseline)
+    session = _run(checked, options.require_baseline)
+    verdicts = [outcome.verdict for outcome in session.outcomes]
     if options.report:
-        save(options.report, checked, outcomes)
+        save(options.report, session)
     if options.json:
-        print(json.dumps(document(checked, outcomes), indent=2, ensure_ascii=False))
+        print(json.dumps(document(session), indent=2, ensure_ascii=False))
     else:
         from ernie_qa.report.terminal import lines
 
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(f"{checked.model.name} on suite {checked.suite.name}, {checked.device}\n")
-        print("\n".join(lines([outcome.verdict for outcome in outcomes], colour=colour)))
-    return EXIT[worst(outcome.verdict.status for outcome in outcomes)]
+        print("\n".join(lines(verdicts, colour=colour)))
+    return EXIT[worst(verdict.status for verdict in verdicts)]
 
 
-def _run(plan: Plan, require_baseline: bool) -> tuple[Outcome, ...]:
+def _run(plan: Plan, require_baseline: bool) -> Session:
     """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal."""
     from tqdm import tqdm
 
@@ -149,12 +150,17 @@ def _run(plan: Plan, require_baseline: bool) -> tuple[Outcome, ...]:
     # a descriptor of its own, for the session turns stderr away while libraries write to it
     with (
         os.fdopen(os.dup(2), "w") as terminal,
-        tqdm(total=len(plan.recipes), unit="recipe", disable=None, leave=False, file=terminal) as bar,
+        tqdm(total=plan.pictures, unit="picture", disable=None, leave=False, file=terminal) as bar,
     ):
-        session = Session(plan, require_baseline=require_baseline, progress=bar.set_description)
+
+        def progress(recipe: str, drawn: int, wanted: int) -> None:
+            bar.set_description(recipe)
+            bar.update(drawn > 0)
+
+        session = Session(plan, require_baseline=require_baseline, progress=progress)
         for _ in session:
-            bar.update()
-    return session.outcomes
+            pass
+    return session
 
 
 def _recipes(options: argparse.Namespace) -> int:

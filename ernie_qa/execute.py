@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quantizers import checked_options
 from ernie_qa.recipe import find_recipe, recipe_names
+from ernie_qa.rungs import check_limits
 from ernie_qa.suite import check_sizes, find_suite
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
 REFERENCE = "bf16"
 
-Progress = Callable[[str], None]
-"""Called with one line when something begins that takes a while, with an empty one when it has ended."""
+Progress = Callable[[str, int, int], None]
+"""Called with a recipe, and how many of its pictures are drawn and wanted: as many as wanted when it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ class Plan:
     suite: Suite
     recipes: tuple[Recipe, ...]
     device: str
+
+    @property
+    def pictures(self) -> int:
+        """How many will be drawn, the reference's among them."""
+        return len(self.suite.cases) * len({REFERENCE, *(recipe.name for recipe in self.recipes)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ def plan(
     names = [recipe.name for recipe in chosen]
     for recipe in chosen:
         checked_options(recipe)
+        check_limits(recipe)
         if names.count(recipe.name) > 1:
             raise InputError(f"{recipe.path}: two recipes of this run have this name; rename one")
         if recipe.name == REFERENCE and recipe.components:
@@ -116,12 +124,10 @@ class Session:
         self,
         plan: Plan,
         *,
-        baselines: Path | None = None,
         require_baseline: bool = False,
-        progress: Progress = lambda line: None,
+        progress: Progress = lambda recipe, drawn, wanted: None,
     ) -> None:
         self.plan = plan
-        self._baselines = baselines
         self._require_baseline = require_baseline
         self._progress = progress
         self._lacking: str | None = None
@@ -135,6 +141,12 @@ class Session:
         return tuple(
             self._outcomes[recipe.name] for recipe in self.plan.recipes if recipe.name in self._outcomes
         )
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """The recipes that began and ended in an error: nothing is known of them."""
+        drawn = {REFERENCE} if self._reference else set()
+        return tuple(sorted(self._begun - drawn - set(self._outcomes)))
 
     def __iter__(self) -> Iterator[Outcome]:
         return (self.outcome(recipe) for recipe in self.plan.recipes)
@@ -175,13 +187,14 @@ class Session:
         if recipe.name in self._begun:
             raise ErnieQAError(f"{recipe.name} broke off before; its first error says why")
         self._begun.add(recipe.name)
-        self._progress(f"{recipe.name}: {len(self.plan.suite.cases)} pictures")
+        progress = partial(self._progress, recipe.name)
+        progress(0, len(self.plan.suite.cases))
         with hushed():
             pipe = load_pipeline(self.plan.model, recipe, self.plan.device)
-            record = observe(pipe, recipe, self.plan.suite, reference=reference, model=self.plan.model)
+            record = observe(pipe, recipe, self.plan.suite, reference=reference, progress=progress)
         del pipe
         _release(self.plan.device)
-        self._progress("")
+        progress(len(record.pictures), len(record.pictures))
         return record
 
 

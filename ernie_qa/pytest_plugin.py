@@ -180,7 +180,6 @@ def _session(config: pytest.Config, plan: Plan) -> Session:
 
     return Session(
         plan,
-        baselines=setting(config, "baselines") or None,
         require_baseline=setting(config, "require_baseline"),
         progress=_live_line(config),
     )
@@ -190,12 +189,14 @@ def _live_line(config: pytest.Config) -> Progress:
     """One line that is rewritten while an arm runs, where somebody is watching."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or not reporter.isatty:
-        return lambda line: None
+        return lambda recipe, drawn, wanted: None
 
-    def show(line: str) -> None:
+    def show(recipe: str, drawn: int, wanted: int) -> None:
         reporter.ensure_newline()
-        reporter.rewrite(line, erase=True)
-        if not line:
+        if drawn < wanted:
+            reporter.rewrite(f"{recipe}: picture {drawn + 1} of {wanted}", erase=True)
+        else:
+            reporter.rewrite("", erase=True)
             reporter.rewrite("")
 
     return show
@@ -277,7 +278,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if run is not None and run.session is not None and run.session.outcomes and report:
         from ernie_qa.report.files import save
 
-        save(Path(report), run.session.plan, run.session.outcomes)
+        save(Path(report), run.session)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -291,3 +292,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     verdicts = [outcome.verdict for outcome in run.session.outcomes]
     for line in lines(verdicts, colour=terminalreporter.hasmarkup):
         terminalreporter.write_line(line)
+    if run.session.broken:
+        terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")

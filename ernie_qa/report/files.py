@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import InputError
-from ernie_qa.verdict import worst
+from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
-    from ernie_qa.execute import Outcome, Plan
+    from ernie_qa.execute import Session
 
 SCHEMA = 1
 DOCUMENT = "verdict.json"
@@ -26,15 +25,19 @@ def check_directory(directory: Path) -> None:
         raise InputError(f"{directory}: not empty; name a new or an empty directory for the report")
 
 
-def document(plan: Plan, outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """All verdicts as JSON values, each beside the hash of the record that it judges."""
-    judged = tuple(outcomes)
+def document(session: Session) -> dict[str, Any]:
+    """All verdicts as JSON values, each beside the hash of the record that it judges.
+
+    A recipe that `broke` off has no verdict, and all of them together are then no pass.
+    """
+    statuses = [outcome.verdict.status for outcome in session.outcomes]
     return {
         "schema": SCHEMA,
-        "status": worst(outcome.verdict.status for outcome in judged),
-        "model": plan.model.name,
-        "suite": plan.suite.name,
-        "device": plan.device,
+        "status": worst([*statuses, *(Status.NOT_COMPARABLE for _ in session.broken)]),
+        "model": session.plan.model.name,
+        "suite": session.plan.suite.name,
+        "device": session.plan.device,
+        "broke": session.broken,
         "verdicts": [
             {
                 "recipe": outcome.verdict.recipe,
@@ -42,16 +45,15 @@ def document(plan: Plan, outcomes: Iterable[Outcome]) -> dict[str, Any]:
                 "record": outcome.record.hash,
                 "checks": [asdict(check) for check in outcome.verdict.checks],
             }
-            for outcome in judged
+            for outcome in session.outcomes
         ],
     }
 
 
-def save(directory: Path, plan: Plan, outcomes: Iterable[Outcome]) -> None:
+def save(directory: Path, session: Session) -> None:
     """Write `<recipe>/` (the record) for each outcome, and verdict.json."""
-    judged = tuple(outcomes)
     directory.mkdir(parents=True, exist_ok=True)
-    for outcome in judged:
+    for outcome in session.outcomes:
         outcome.record.save(directory / outcome.verdict.recipe)
-    text = json.dumps(document(plan, judged), indent=2, ensure_ascii=False)
+    text = json.dumps(document(session), indent=2, ensure_ascii=False)
     (directory / DOCUMENT).write_text(text + "\n", encoding="utf-8")
