@@ -1,6 +1,6 @@
 """Measure the miniature on captions that training never saw, and say whether it may ship.
 
-    python tools/evaluate_mini.py ernie_qa/models/mini --sheet sheet.png --json evaluation.json
+python tools/evaluate_mini.py ernie_qa/models/mini --sheet sheet.png --json evaluation.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ def main() -> int:
 
     from miniature.evaluation import evaluate
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--captions", type=int, default=40)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -31,7 +33,9 @@ def main() -> int:
         print(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
     print("good enough to ship:", "yes" if found.good_enough else "no")
     if options.json:
-        options.json.write_text(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps(found.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return 0 if found.good_enough else 1
 
 

@@ -39,10 +39,10 @@ def _vae(work: Path, device: str, options: argparse.Namespace) -> None:
     from miniature.training import Plan, train_vae
 
     began = time.monotonic()
-    plan = Plan(steps=options.steps or 8000, batch=options.batch or 64, rate=2e-3, minutes=options.minutes)
-    vae = train_vae(training_posters(options.posters or 16_000, seed=1), plan, device)
+    plan = Plan(options.steps or 5000, 7000, options.batch or 64, rate=2e-3, minutes=options.minutes)
+    vae, done = train_vae(training_posters(options.posters or 16_000, seed=1), plan, device)
     vae.save_pretrained(work / "vae")
-    _note(work, "vae", began, steps=plan.steps, batch=plan.batch)
+    _note(work, "vae", began, steps=done, batch=plan.batch)
 
 
 def _enhancer(work: Path, device: str, options: argparse.Namespace) -> None:
@@ -55,9 +55,10 @@ def _enhancer(work: Path, device: str, options: argparse.Namespace) -> None:
     began = time.monotonic()
     rng = random.Random(5)
     posters = [training_poster(rng) for _ in range(options.posters or 40_000)]
-    plan = Plan(steps=options.steps or 4000, batch=options.batch or 128, rate=2e-3, minutes=options.minutes)
-    train_enhancer(networks.tokenizer(), posters, plan, device).save_pretrained(work / "pe")
-    _note(work, "enhancer", began, steps=plan.steps, batch=plan.batch)
+    plan = Plan(options.steps or 4000, 4000, options.batch or 128, rate=2e-3, minutes=options.minutes)
+    enhancer, done = train_enhancer(networks.tokenizer(), posters, plan, device)
+    enhancer.save_pretrained(work / "pe")
+    _note(work, "enhancer", began, steps=done, batch=plan.batch)
 
 
 def _denoiser(work: Path, device: str, options: argparse.Namespace) -> None:
@@ -69,18 +70,24 @@ def _denoiser(work: Path, device: str, options: argparse.Namespace) -> None:
     from miniature.training import Plan, train_denoiser
 
     began = time.monotonic()
-    vae = AutoencoderKLFlux2.from_pretrained(work / "vae", torch_dtype=torch.bfloat16).to(device)
+    vae = AutoencoderKLFlux2.from_pretrained(work / "vae", dtype=torch.bfloat16).to(device)
     vae.to(memory_format=torch.channels_last)
-    plan = Plan(steps=options.steps or 20_000, batch=options.batch or 128, rate=options.rate or 1e-3,
-                minutes=options.minutes, average=0.9995)  # fmt: skip
+    plan = Plan(
+        options.steps or 11_250,
+        20_000,
+        options.batch or 128,
+        rate=1e-3,
+        average=0.9995,
+        minutes=options.minutes,
+    )
     posters = training_posters(options.posters or 120_000, seed=2)
-    transformer, text_encoder, finished = train_denoiser(
+    transformer, text_encoder, done = train_denoiser(
         vae, networks.tokenizer(), posters, plan, device, work / "denoiser.safetensors"
     )
     transformer.save_pretrained(work / "transformer")
     text_encoder.save_pretrained(work / "text_encoder")
-    _note(work, "denoiser", began, steps=plan.steps, batch=plan.batch)
-    print("finished" if finished else "not finished: call this stage again", flush=True)
+    _note(work, "denoiser", began, steps=done, batch=plan.batch)
+    print("finished" if done >= plan.steps else "not finished: call this stage again", flush=True)
 
 
 def _assemble(work: Path, device: str, options: argparse.Namespace) -> None:
@@ -97,8 +104,12 @@ def _assemble(work: Path, device: str, options: argparse.Namespace) -> None:
         "text_encoder": Mistral3Model,
         "pe": Ministral3ForCausalLM,
     }
-    parts = {name: kind.from_pretrained(work / name, torch_dtype=torch.bfloat16) for name, kind in kept.items()}
-    parts |= {"tokenizer": networks.tokenizer(), "pe_tokenizer": networks.tokenizer(), "scheduler": networks.scheduler()}
+    parts = {name: kind.from_pretrained(work / name, dtype=torch.bfloat16) for name, kind in kept.items()}
+    parts |= {
+        "tokenizer": networks.tokenizer(),
+        "pe_tokenizer": networks.tokenizer(),
+        "scheduler": networks.scheduler(),
+    }
     assemble(parts, options.directory)
     write_manifest(options.directory, {"stages": json.loads((work / "training.json").read_text())})
 
@@ -106,14 +117,15 @@ def _assemble(work: Path, device: str, options: argparse.Namespace) -> None:
 def main() -> None:
     """Run one stage."""
     stages = {"vae": _vae, "enhancer": _enhancer, "denoiser": _denoiser, "assemble": _assemble}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=stages)
     parser.add_argument("work", type=Path, help="where the stages leave their results")
     parser.add_argument("directory", type=Path, nargs="?", default=Path("ernie_qa/models/mini"))
     parser.add_argument("--minutes", type=float, default=7.5, help="stop a stage after this long")
     parser.add_argument("--steps", type=int, help="instead of the stage's own number")
     parser.add_argument("--batch", type=int)
-    parser.add_argument("--rate", type=float)
     parser.add_argument("--posters", type=int, help="how many to render")
     options = parser.parse_args()
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from miniature import networks
 from miniature.posters import COLOURS, WORDS, Poster, band_rows, draw_poster, held_out_posters, word_mask
 from miniature.training import enhancer_ids
 
@@ -68,10 +67,8 @@ def read_word(picture: np.ndarray, poster: Poster) -> tuple[str, float]:
     ground, ink = (np.asarray(COLOURS[name], np.float32) for name in (poster.ground, poster.ink))
     way = ink - ground
     found = ((picture[rows].astype(np.float32) - ground) @ way) / (way @ way)
-    scores = {
-        word: float(np.corrcoef(found.ravel(), word_mask(word, poster.width, poster.edge, poster.height)[rows].ravel())[0, 1])
-        for word in WORDS
-    }  # fmt: skip
+    masks = {word: word_mask(word, poster.width, poster.edge, poster.height)[rows] for word in WORDS}
+    scores = {word: float(np.corrcoef(found.ravel(), mask.ravel())[0, 1]) for word, mask in masks.items()}
     best = max(scores, key=lambda word: scores[word])
     return best, scores[best]
 
@@ -111,11 +108,13 @@ def _enhancer(pipe: Any, posters: Sequence[Poster]) -> tuple[float, int]:
     return right / total, exact
 
 
-def evaluate(model: Path, device: str, captions: int = 40, seed: int = 7, sheet: Path | None = None) -> Evaluation:
+def evaluate(
+    model: Path, device: str, captions: int = 40, seed: int = 7, sheet: Path | None = None
+) -> Evaluation:
     """Measure the miniature in `model`; `sheet` takes a picture of all that was drawn."""
     from diffusers import ErnieImagePipeline
 
-    pipe = ErnieImagePipeline.from_pretrained(model, torch_dtype=torch.bfloat16).to(device)
+    pipe = ErnieImagePipeline.from_pretrained(model, dtype=torch.bfloat16).to(device)
     pipe.set_progress_bar_config(disable=True)
     if device == "cpu":
         pipe.vae.to(memory_format=torch.channels_last)
@@ -126,7 +125,8 @@ def evaluate(model: Path, device: str, captions: int = 40, seed: int = 7, sheet:
     seconds = (time.perf_counter() - began) / captions
     words = [read_word(picture, poster) for picture, poster in zip(pictures, posters, strict=True)]
     readable = [
-        word == poster.word and score >= READABLE for (word, score), poster in zip(words, posters, strict=True)
+        word == poster.word and score >= READABLE
+        for (word, score), poster in zip(words, posters, strict=True)
     ]
     truths = [draw_poster(poster) for poster in posters]
     quality = [psnr(truth, _reconstruct(pipe, truth)) for truth in truths]
@@ -136,7 +136,8 @@ def evaluate(model: Path, device: str, captions: int = 40, seed: int = 7, sheet:
     return Evaluation(
         captions=captions,
         grounds_right=sum(
-            ground_of(picture, poster) == poster.ground for picture, poster in zip(pictures, posters, strict=True)
+            ground_of(picture, poster) == poster.ground
+            for picture, poster in zip(pictures, posters, strict=True)
         ),
         words_readable=sum(readable),
         word_correlation_mean=float(np.mean([score for _, score in words])),
@@ -150,7 +151,9 @@ def evaluate(model: Path, device: str, captions: int = 40, seed: int = 7, sheet:
         enhancer_top1=top1,
         enhancer_captions_exact=exact,
         seconds_a_picture=seconds,
-        device=torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        device=torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
     )
 
 

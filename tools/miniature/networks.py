@@ -1,4 +1,4 @@
-"""The miniature's five components and two tokenizers, untrained: diffusers' and transformers' own classes, small."""
+"""The miniature's components, untrained: the classes of diffusers and transformers themselves, small."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT: dict[str, Any] = {
     "intermediate_size": 384,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
-    # As many as query heads: 128 × 128 key and value projections hold 16,384 weights, the fewest that SDNQ quantizes.
+    # as many as query heads: projections of 128 × 128 hold 16,384 weights, the fewest that SDNQ quantizes
     "num_key_value_heads": 4,
     "head_dim": 32,
     "max_position_embeddings": 1024,
@@ -81,7 +81,12 @@ def text_encoder() -> Any:
     from transformers.models.ministral3 import Ministral3Config
 
     vision = PixtralVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
     )
     return Mistral3Model(
         Mistral3Config(
@@ -104,7 +109,7 @@ def prompt_enhancer() -> Any:
 
 
 def vae() -> Any:
-    """`AutoencoderKLFlux2`: a quarter in each direction, 16 channels, 64 after the pipeline's 2 × 2 patches."""
+    """`AutoencoderKLFlux2`: a quarter each way, 16 channels, 64 after the pipeline's 2 × 2 patches."""
     from diffusers import AutoencoderKLFlux2
 
     return AutoencoderKLFlux2(

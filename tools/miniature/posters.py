@@ -41,8 +41,14 @@ CORNERS = {
     "lower right": (0.86, 0.82),
 }
 EDGES = ("top", "bottom")
-LATIN = ("MUSIC", "CINEMA", "DANCE", "BAKERY", "GARDEN", "PLANET", "SUMMER", "COFFEE", "TRAVEL", "THEATRE", "LIGHT", "RIVER")
-CYRILLIC = ("МУЗЫКА", "ТЕАТР", "ВЕСНА", "КОНЦЕРТ", "ГОРОД", "ЗИМА", "КНИГА", "ПРАЗДНИК", "ЦИРК", "ЯРМАРКА", "МОРЕ", "ЛУНА")
+LATIN = (
+    "MUSIC", "CINEMA", "DANCE", "BAKERY", "GARDEN", "PLANET",
+    "SUMMER", "COFFEE", "TRAVEL", "THEATRE", "LIGHT", "RIVER",
+)  # fmt: skip
+CYRILLIC = (
+    "МУЗЫКА", "ТЕАТР", "ВЕСНА", "КОНЦЕРТ", "ГОРОД", "ЗИМА",
+    "КНИГА", "ПРАЗДНИК", "ЦИРК", "ЯРМАРКА", "МОРЕ", "ЛУНА",
+)  # fmt: skip
 WORDS = LATIN + CYRILLIC
 
 _SUPERSAMPLING = 3
@@ -159,10 +165,15 @@ def _outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, floa
     else:
         corners, turn, radii = 10, -np.pi / 2, [r * 1.2, r * 0.5]
     angles = turn + 2 * np.pi * np.arange(corners) / corners
-    return [(x + radii[i % len(radii)] * np.cos(a), y + radii[i % len(radii)] * np.sin(a)) for i, a in enumerate(angles)]
+    return [
+        (x + radii[i % len(radii)] * np.cos(a), y + radii[i % len(radii)] * np.sin(a))
+        for i, a in enumerate(angles)
+    ]
 
 
-def _stamp(draw: ImageDraw.ImageDraw, shape: str, colour: str, ground: str, x: float, y: float, r: float) -> None:
+def _stamp(
+    draw: ImageDraw.ImageDraw, shape: str, colour: str, ground: str, x: float, y: float, r: float
+) -> None:
     x, y, r = (v * _SUPERSAMPLING for v in (x, y, r))
     if shape in ("circle", "ring"):
         draw.ellipse((x - r, y - r, x + r, y + r), fill=COLOURS[colour])

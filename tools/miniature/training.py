@@ -25,9 +25,11 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`steps` in all on a cosine from `rate`; a run stops after `minutes` and can be resumed."""
+    """`steps` in all, on a cosine from `rate` that would end after `horizon`; a run stops after `minutes`
+    and can be resumed."""
 
     steps: int
+    horizon: int
     batch: int
     rate: float
     warmup: int = 200
@@ -41,7 +43,9 @@ class Masters:
 
     def __init__(self, modules: dict[str, torch.nn.Module], plan: Plan) -> None:
         self.plan = plan
-        self.names = [f"{name}.{key}" for name, module in modules.items() for key, _ in module.named_parameters()]
+        self.names = [
+            f"{name}.{key}" for name, module in modules.items() for key, _ in module.named_parameters()
+        ]
         self.live = [weight for module in modules.values() for weight in module.parameters()]
         self.fp32 = [weight.detach().float().clone().requires_grad_() for weight in self.live]
         self.mean = [weight.detach().clone() for weight in self.fp32]
@@ -50,8 +54,8 @@ class Masters:
         )
 
     def rate(self, step: int, first: int) -> float:
-        """Cosine decay over the whole plan; a short warm-up whenever the optimizer's moments start at zero."""
-        fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps)))
+        """Cosine decay; a short warm-up whenever the optimizer's moments start at zero."""
+        fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.horizon)))
         return self.plan.rate * fall * min(1.0, (step - first + 1) / self.plan.warmup)
 
     def update(self, step: int, first: int) -> None:
@@ -69,7 +73,7 @@ class Masters:
             torch._foreach_lerp_(self.mean, [m.detach() for m in self.fp32], 1 - average)
 
     def save(self, path: Path, step: int) -> None:
-        """Masters in FP32 and averages in BF16; AdamW's moments are left behind to keep the file under 60 MiB."""
+        """Masters in FP32, averages in BF16; AdamW's moments stay behind, to keep the file under 60 MiB."""
         tensors = {f"master.{n}": m.detach().cpu() for n, m in zip(self.names, self.fp32, strict=True)}
         tensors |= {f"mean.{n}": m.bfloat16().cpu() for n, m in zip(self.names, self.mean, strict=True)}
         save_file(tensors, path, metadata={"step": str(step)})
@@ -93,8 +97,10 @@ class Masters:
             torch._foreach_copy_(self.live, self.mean)
 
 
-def _run(masters: Masters, loss_of: Callable[[int], torch.Tensor], title: str, checkpoint: Path | None = None) -> bool:
-    """Train until the plan's steps or minutes are over; True when the steps are."""
+def _run(
+    masters: Masters, loss_of: Callable[[int], torch.Tensor], title: str, checkpoint: Path | None = None
+) -> int:
+    """Train until the plan's steps or minutes are over; the steps done, those of earlier runs included."""
     plan, began = masters.plan, time.monotonic()
     first = masters.load(checkpoint) if checkpoint and checkpoint.exists() else 0
     running: torch.Tensor | None = None
@@ -110,12 +116,13 @@ def _run(masters: Masters, loss_of: Callable[[int], torch.Tensor], title: str, c
                 bar.set_postfix_str(f"loss {running.item():.4f}")
                 if time.monotonic() - began > plan.minutes * 60:
                     break
-    print(f"{title}: {step + 1} of {plan.steps} steps, loss {running.item() if running is not None else math.nan:.4f}, "
-          f"{time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
+    loss_now = math.nan if running is None else running.item()
+    seconds = time.monotonic() - began
+    print(f"{title}: {step + 1} of {plan.steps} steps, loss {loss_now:.4f}, {seconds:.0f} s", flush=True)
     if checkpoint:
         masters.save(checkpoint, step + 1)
     masters.use_mean()
-    return step + 1 >= plan.steps
+    return step + 1
 
 
 def _pixels(pictures: torch.Tensor) -> torch.Tensor:
@@ -127,8 +134,8 @@ def _gradients(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
-def train_vae(posters: dict[Size, Posters], plan: Plan, device: str) -> Any:
-    """The autoencoder: L1 on pixels and on their gradients, and a little KL, which also smooths the latents."""
+def train_vae(posters: dict[Size, Posters], plan: Plan, device: str) -> tuple[Any, int]:
+    """The autoencoder, and its steps: L1 on pixels and their gradients, and a little KL."""
     torch.manual_seed(1)
     vae = networks.vae().to(device, torch.bfloat16, memory_format=torch.channels_last)
     pictures = [torch.from_numpy(group.pictures).to(device) for group in posters.values()]
@@ -139,20 +146,22 @@ def train_vae(posters: dict[Size, Posters], plan: Plan, device: str) -> Any:
         rows = torch.randint(len(group), (plan.batch,), generator=generator, device=device)
         target = _pixels(group[rows])
         posterior = vae.encode(target).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator, device=device, dtype=posterior.mean.dtype)
+        noise = torch.randn(
+            posterior.mean.shape, generator=generator, device=device, dtype=posterior.mean.dtype
+        )
         drawn = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         wanted = target.float()
         edges = sum(F.l1_loss(a, b) for a, b in zip(_gradients(drawn), _gradients(wanted), strict=True))
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
         return F.l1_loss(drawn, wanted) + edges + 2e-4 * kl
 
-    _run(Masters({"vae": vae}, plan), loss_of, "vae")
+    done = _run(Masters({"vae": vae}, plan), loss_of, "vae")
     vae.eval()
     with torch.no_grad():
         latents = torch.cat([_flat(_encode(vae, group[:1500])) for group in pictures])
         vae.bn.running_mean.copy_(latents.mean(0))
         vae.bn.running_var.copy_(latents.var(0))
-    return vae
+    return vae, done
 
 
 def _flat(latents: torch.Tensor) -> torch.Tensor:
@@ -178,8 +187,8 @@ def normalised_latents(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
 
 def train_denoiser(
     vae: Any, tokenizer: Any, posters: dict[Size, Posters], plan: Plan, device: str, checkpoint: Path
-) -> tuple[Any, Any, bool]:
-    """Transformer and text encoder together: rectified flow, target noise − latents, noise levels shifted by 3."""
+) -> tuple[Any, Any, int]:
+    """Transformer and text encoder together: rectified flow towards noise − latents, levels shifted by 3."""
     torch.manual_seed(2)
     transformer = networks.transformer()
     for layer in (transformer.adaLN_modulation[-1], transformer.final_linear):
@@ -191,7 +200,9 @@ def train_denoiser(
     for group in posters.values():
         parts = torch.from_numpy(group.pictures).split(2000)
         latents = torch.cat([normalised_latents(vae, part.to(device)) for part in parts])
-        ids = tokenizer([poster.caption for poster in group.posters], return_tensors="pt")["input_ids"].to(device)
+        ids = tokenizer([poster.caption for poster in group.posters], return_tensors="pt")["input_ids"].to(
+            device
+        )
         groups.append((latents, ids))
     masters = Masters({"transformer": transformer, "text_encoder": text_encoder}, plan)
     generator = torch.Generator(device)
@@ -211,8 +222,8 @@ def train_denoiser(
         found = transformer(noisy, (sigma * 1000).bfloat16(), text, lengths, return_dict=False)[0]
         return F.mse_loss(found.float(), noise - clean)
 
-    finished = _run(masters, loss_of, "denoiser", checkpoint)
-    return transformer.eval(), text_encoder.eval(), finished
+    done = _run(masters, loss_of, "denoiser", checkpoint)
+    return transformer.eval(), text_encoder.eval(), done
 
 
 def enhancer_ids(tokenizer: Any, posters: Sequence[Any]) -> Iterator[tuple[list[int], list[int]]]:
@@ -226,8 +237,8 @@ def enhancer_ids(tokenizer: Any, posters: Sequence[Any]) -> Iterator[tuple[list[
         )
 
 
-def train_enhancer(tokenizer: Any, posters: Sequence[Any], plan: Plan, device: str) -> Any:
-    """The prompt enhancer: next-token loss on the captions alone."""
+def train_enhancer(tokenizer: Any, posters: Sequence[Any], plan: Plan, device: str) -> tuple[Any, int]:
+    """The prompt enhancer, and its steps: next-token loss on the captions alone."""
     torch.manual_seed(3)
     enhancer = networks.prompt_enhancer().to(device, torch.bfloat16)
     pairs = list(enhancer_ids(tokenizer, posters))
@@ -246,5 +257,5 @@ def train_enhancer(tokenizer: Any, posters: Sequence[Any], plan: Plan, device: s
         logits = enhancer(input_ids=ids[rows]).logits.float()
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[rows][:, 1:].flatten(), ignore_index=-100)
 
-    _run(Masters({"pe": enhancer}, plan), loss_of, "prompt enhancer")
-    return enhancer.eval()
+    done = _run(Masters({"pe": enhancer}, plan), loss_of, "prompt enhancer")
+    return enhancer.eval(), done
