@@ -9,7 +9,8 @@ from ernie_qa.pytest_plugin import MARKS, register_marks
 pytest_plugins = ["pytester"]
 
 GATES_ONLY = tuple(MARKS)
-OTHERS = tuple(Path(__file__).parent / "tests" / name for name in ("unit", "plugin"))
+TESTS = Path(__file__).parent / "tests"
+OTHERS = tuple(TESTS / name for name in ("unit", "plugin"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,6 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`-m mini` and `-m gpu` run gates alone: nothing of the `dev` extra need be there to be imported."""
-    gates_only = config.getoption("markexpr").strip() in GATES_ONLY
-    return True if gates_only and collection_path in OTHERS else None
+    """`-m mini` and `-m gpu` need nothing of the `dev` extra; what needs a GPU runs under `-m gpu` alone."""
+    marks = config.getoption("markexpr").strip()
+    if collection_path == TESTS / "gpu":
+        return marks != "gpu" or None
+    return True if marks in GATES_ONLY and collection_path in OTHERS else None
