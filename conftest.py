@@ -10,7 +10,7 @@ pytest_plugins = ["pytester"]
 
 GATES_ONLY = tuple(MARKS)
 TESTS = Path(__file__).parent / "tests"
-OTHERS = tuple(TESTS / name for name in ("unit", "plugin"))
+OTHERS = tuple(TESTS / name for name in ("unit", "plugin", "end_to_end"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
