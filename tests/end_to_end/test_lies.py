@@ -12,7 +12,7 @@ def test_all_layers_switched_to_dequantize_under_a_true_flag_fail() -> None:
 
 
 def test_a_single_switched_layer_is_named_and_no_other() -> None:
-    told = failures(verdict_on("sdnq-int8", "cpu", swap_one_forward))
+    told = failures(verdict_on("sdnq-uint4-static", "cpu", swap_one_forward))
     assert "1 of 60 layers" in told["activation.kernels[transformer]"]
     assert LAYER in told["activation.kernels[transformer]"]
     assert not [label for label in told if label.startswith("activation") and "[transformer]" not in label]
