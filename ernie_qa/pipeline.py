@@ -76,9 +76,6 @@ def load_pipeline(
             raise UnavailableError(
                 f"recipe {wanted.name}: {component}: the quantizer {quantizer} does not run on {place.type}"
             )
-    if any(name == "sdnq" for name in wanted.components.values()):
-        import sdnq  # noqa: F401  # before any load: it registers itself where from_pretrained looks
-
     began = now(place)
     classes = _classes(found)
     quantized: dict[str, Any] = {}
