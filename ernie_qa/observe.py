@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +50,7 @@ def observe(
     return Record(
         schema=SCHEMA,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=replace(known.identity),
+        model=known.identity,
         recipe=Identity(arm.recipe.name, arm.recipe.hash),
         suite=Identity(arm.suite.name, arm.suite.hash),
         fingerprint=take_fingerprint(str(device)),
@@ -67,7 +66,7 @@ def _measured(arm: Arm, progress: Progress) -> tuple[dict[str, Figures], tuple[D
     try:
         for half in halves.values():
             next(half)
-        drawn = []
+        drawn: list[Drawn] = []
         for case in arm.suite.cases:
             progress(len(drawn), len(arm.suite.cases))
             drawn.append(draw(arm.pipe, case, arm.suite))

@@ -84,8 +84,9 @@ def load_pipeline(
             continue
         library, class_name = classes[component]
         source = ComponentSource(found.path, component, library, class_name, str(place))
-        if quantizer := wanted.components.get(component):
-            quantized[component] = find_quantizer(quantizer).load(source, options[quantizer])
+        if component in wanted.components:
+            name = wanted.components[component]
+            quantized[component] = find_quantizer(name).load(source, options[name])
         elif stored_quantization(source.path) is not None:
             raise ModelError(
                 f"{source.path}: stored quantized, but recipe {wanted.name} leaves it in BF16; "
@@ -125,7 +126,7 @@ def provenance(pipe: ErnieImagePipeline) -> Provenance | None:
 
 
 def latents(pipe: ErnieImagePipeline, case: Case) -> torch.Tensor:
-    """The noise that `case` starts from, [1, channels, height / factor, width / factor], on the CPU in float32.
+    """The noise that `case` starts from: [1, channels, height / factor, width / factor], float32, on the CPU.
 
     CUDA's generator differs between GPUs and with the dtype; drawn so, every arm starts from the same.
     """

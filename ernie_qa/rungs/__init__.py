@@ -83,7 +83,7 @@ def rungs() -> tuple[Rung, ...]:
 
 
 def check_limits(recipe: Recipe) -> None:
-    """RecipeError where `recipe` limits a figure that no rung judges, for such a limit would never be kept."""
+    """RecipeError where `recipe` limits a figure that no rung judges: such a limit would never be held."""
     known = sorted(name for rung in rungs() for name in rung.LIMITS)
     names = tuple(rung.NAME for rung in rungs())
     for suite, gate in recipe.gates.items():

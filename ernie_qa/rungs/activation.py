@@ -27,9 +27,9 @@ from ernie_qa.quantizers.layers import (
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
+    from ernie_qa.pipeline import Drawn
     from ernie_qa.quantizers import Watching
     from ernie_qa.recipe import Recipe
-    from ernie_qa.pipeline import Drawn
     from ernie_qa.rungs import Arm, Evidence, Figures
 
 NAME = "activation"

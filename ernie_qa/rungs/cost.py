@@ -44,6 +44,4 @@ def judge(evidence: Evidence) -> Iterator[Check]:
     seconds = list(figures["seconds"].values())
     typical = median(seconds)
     message = f"{typical:.2f} s a picture (median), the first took {seconds[0]:.2f} s; recorded, not judged"
-    yield Check(
-        f"{NAME}.latency", NAME, Status.NOT_APPLICABLE, message, False, measured=typical, unit="s"
-    )
+    yield Check(f"{NAME}.latency", NAME, Status.NOT_APPLICABLE, message, False, measured=typical, unit="s")

@@ -17,9 +17,9 @@ from ernie_qa.recipe import find_recipe
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
+    from ernie_qa.pipeline import Drawn
     from ernie_qa.recipe import Limit
     from ernie_qa.record import Record
-    from ernie_qa.pipeline import Drawn
     from ernie_qa.rungs import Arm, Evidence, Figures
     from ernie_qa.suite import Case
 
@@ -52,7 +52,8 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     drawn = {one.picture.case: one for one in (yield)}
     cases = {case.id: _case(case, drawn.get(case.id)) for case in arm.suite.cases}
     why = _unlike(arm)
-    found = {} if arm.reference is None or why else _scores(drawn, arm.reference, str(arm.pipe.device))
+    pipe: Any = arm.pipe
+    found = {} if arm.reference is None or why else _scores(drawn, arm.reference, str(pipe.device))
     for case, scores in found.items():
         if case in cases:
             cases[case]["scores"] = {name: _stored(score) for name, score in scores.items()}

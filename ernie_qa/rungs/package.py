@@ -30,8 +30,8 @@ from ernie_qa.verdict import Check, Status
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from ernie_qa.record import Record
     from ernie_qa.pipeline import Drawn
+    from ernie_qa.record import Record
     from ernie_qa.rungs import Arm, Evidence, Figures
 
 NAME = "package"

@@ -11,9 +11,9 @@ import pytest
 from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.models.find import Model
+from ernie_qa.pipeline import Drawn
 from ernie_qa.recipe import Gate, Limit, Recipe, find_recipe
 from ernie_qa.record import Identity, ModelIdentity, Picture, Record
-from ernie_qa.pipeline import Drawn
 from ernie_qa.rungs import Arm, Evidence, images, rungs
 from ernie_qa.suite import Case, Suite
 from ernie_qa.verdict import Check, Status, Verdict
@@ -53,7 +53,9 @@ def observe(
     """What the real observe does around this rung."""
     model = Model(Path("model"), ModelIdentity("toy", None, weights, "0" * 64), (), None)
     found = find_recipe(recipe)
-    drawn = tuple(Drawn(Picture.from_pixels(case, pixels), nonfinite, 0.1) for case, pixels in pictures.items())
+    drawn = tuple(
+        Drawn(Picture.from_pixels(case, pixels), nonfinite, 0.1) for case, pixels in pictures.items()
+    )
     measuring = images.measure(Arm(SimpleNamespace(device="cpu"), model, found, SUITE, reference))
     next(measuring)
     with pytest.raises(StopIteration) as stop:
