@@ -28,9 +28,12 @@ OPTIONS = {
     "model": ("MODEL", "model to gate: 'mini', a diffusers directory, or a hub id (default: mini)"),
     "recipe": ("RECIPE", "recipe to gate, a shipped name or a TOML file; repeatable (default: all shipped)"),
     "suite": ("SUITE", "suite to draw, a shipped name or a TOML file (default: the model's own)"),
-    "baselines": ("DIR", "accepted baselines (default: none)"),
+    "baselines": ("DIR", "accepted baselines; candidates are kept beside them (default: none)"),
     "report": ("DIR", "write the records and verdict.json into this new or empty directory"),
-    "update": (None, "keep what was observed as candidates beside the baselines; accepts nothing"),
+    "update": (
+        None,
+        "keep the records as candidates in DIR/candidates of --ernie-baselines; accepts nothing",
+    ),
     "require_baseline": (None, "without an accepted baseline a verdict is not comparable"),
 }
 _PLACES = ("baselines", "report")
@@ -143,6 +146,10 @@ def _plan(config: pytest.Config, device: str) -> Plan:
         model = "mini"
     if report := setting(config, "report"):
         check_directory(Path(report))
+    if setting(config, "update") and not setting(config, "baselines"):
+        raise InputError(
+            "--ernie-update keeps candidates beside the baselines: name them, --ernie-baselines DIR"
+        )
     return plan(model, setting(config, "recipe"), setting(config, "suite") or None, device)
 
 
@@ -219,6 +226,7 @@ def ernie_gate(
 
     The first call for a recipe loads it and draws the suite; all later ones share what was observed. Without
     a `case`, the checks that are not about a single case. A test that takes `ernie_case` runs once a case.
+    `ernie_gate()` ends the test as the verdict did, whichever rung decided it.
     """
     from ernie_qa.errors import ErnieQAError, UnavailableError
 
@@ -227,7 +235,7 @@ def ernie_gate(
     uncaptured = request.config.pluginmanager.get_plugin("capturemanager")
     assert uncaptured is not None
 
-    def gate(rung: str, case: str | None = None) -> None:
+    def gate(rung: str | None = None, case: str | None = None) -> None:
         __tracebackhide__ = True
         try:
             session.prepare()
@@ -242,12 +250,15 @@ def ernie_gate(
                 verdict = session.outcome(ernie_arm.recipe).verdict
         except ErnieQAError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
+        if rung is None:
+            _end(verdict)
+            return
         checks = [check for check in verdict.checks if check.rung == rung and check.case == case]
         if not checks and not ernie_arm.recipe.components:
             pytest.skip(f"{verdict.recipe} is what the others are compared with")
         for check in checks:
             record_property(check.label, _figure(check))
-        _end(verdict, checks, rung)
+        _end_rung(verdict, rung, checks)
 
     return gate
 
@@ -256,8 +267,18 @@ def _figure(check: Check) -> str:
     return json.dumps({"measured": check.measured, "limit": check.limit, "status": check.status})
 
 
-def _end(verdict: Verdict, checks: list[Check], rung: str) -> None:
-    """Turn checks into the outcome of a test."""
+def _end(verdict: Verdict) -> None:
+    """Turn a verdict into the outcome of a test."""
+    __tracebackhide__ = True
+    from ernie_qa.verdict import Status
+
+    if verdict.status is not Status.PASS:
+        labels = ", ".join(check.label for check in verdict.of(verdict.status)) or "nothing was shown"
+        pytest.fail(f"{verdict.status}: {labels}", pytrace=False)
+
+
+def _end_rung(verdict: Verdict, rung: str, checks: list[Check]) -> None:
+    """Turn the checks of one rung, or of one case on it, into the outcome of a test."""
     __tracebackhide__ = True
     from ernie_qa.verdict import Status, worst
 
@@ -274,11 +295,14 @@ def _end(verdict: Verdict, checks: list[Check], rung: str) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     run = session.config.stash.get(RUN, None)
-    report = setting(session.config, "report")
-    if run is not None and run.session is not None and run.session.outcomes and report:
-        from ernie_qa.report.files import save
+    if run is None or run.session is None or not run.session.outcomes:
+        return
+    from ernie_qa.report.files import save, save_candidates
 
+    if report := setting(session.config, "report"):
         save(Path(report), run.session)
+    if setting(session.config, "update"):
+        save_candidates(Path(setting(session.config, "baselines")), run.session)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

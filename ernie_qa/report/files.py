@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,3 +58,17 @@ def save(directory: Path, session: Session) -> None:
         outcome.record.save(directory / outcome.verdict.recipe)
     text = json.dumps(document(session), indent=2, ensure_ascii=False)
     (directory / DOCUMENT).write_text(text + "\n", encoding="utf-8")
+
+
+def save_candidates(baselines: Path, session: Session) -> None:
+    """Keep each record in `candidates/<model>/<machine>/<recipe>-<hash>/`, for a person to accept or not.
+
+    Nothing outside `candidates` is touched, and no earlier candidate is written over.
+    """
+    for outcome in session.outcomes:
+        record = outcome.record
+        machine = re.sub(r"[^A-Za-z0-9._-]+", "-", record.fingerprint.gpu or "cpu")
+        place = baselines / "candidates" / session.plan.model.name / machine
+        target = place / f"{outcome.verdict.recipe}-{record.hash[:12]}"
+        if not target.exists():
+            record.save(target)

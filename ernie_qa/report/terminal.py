@@ -30,20 +30,32 @@ def nearest(verdict: Verdict) -> tuple[Check, float] | None:
 
 
 def _share(check: Check) -> float | None:
-    """measured / limit for an upper limit, limit / measured for a lower one; above 1 is beyond it.
+    """How much of its limit a figure uses up, above 1 where it is beyond; None where that says nothing.
 
-    A check does not say which kind its limit is, but its status does: within and below is an upper one.
+    Upper limits: measured / limit. Lower ones: for a similarity, the share of the distance from 1; in dB, the
+    ratio of what the decibels stand for; else limit / measured. A check does not say which kind its limit is,
+    but its status does: within and below is an upper one.
     """
-    if check.measured is None or check.limit is None or check.status not in (Status.PASS, Status.FAIL):
+    measured, limit = check.measured, check.limit
+    if measured is None or limit is None or check.status not in (Status.PASS, Status.FAIL):
         return None
-    if check.measured <= 0 or check.limit <= 0 or check.measured == check.limit:
+    if measured <= 0 or limit <= 0 or measured == limit:
         return None
-    upper = (check.measured < check.limit) == (check.status is Status.PASS)
-    return check.measured / check.limit if upper else check.limit / check.measured
+    if (measured < limit) == (check.status is Status.PASS):
+        return measured / limit
+    if check.unit == "dB":
+        return float(10 ** ((limit - measured) / 10))
+    if not check.unit and max(measured, limit) < 1:
+        return (1 - measured) / (1 - limit)
+    return limit / measured
 
 
 def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[str]:
-    rungs = list(dict.fromkeys(check.rung for verdict in verdicts for check in verdict.checks))
+    rungs = [
+        rung
+        for rung in dict.fromkeys(check.rung for verdict in verdicts for check in verdict.checks)
+        if any(_of_rung(verdict, rung) is not Status.NOT_APPLICABLE for verdict in verdicts)
+    ]
     header = ["recipe", *rungs, "verdict", "nearest its limit"]
     rows = [
         [

@@ -58,7 +58,8 @@ def test_only_the_strict_recipe_fails_and_only_on_images(run: Run) -> None:
     found = results(run.output)
     assert run.done.returncode == 1, run.output
     assert {name for name, outcome in found.items() if outcome == "FAILED"} == {
-        "test_images.py::test_suite[strict]"
+        "test_images.py::test_suite[strict]",
+        "test_verdict.py::test_verdict[strict]",
     }
     assert found["test_package.py::test_package[lenient]"] == "PASSED"
     assert found["test_activation.py::test_activation[lenient]"] == "PASSED"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ernie_qa.record import load_record
+
 from .conftest import Gated
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -22,8 +24,9 @@ def errors(stderr: str) -> list[str]:
         (["--ernie-suite", "turbo11"], "turbo11"),
         (["--ernie-model", "maxi"], "maxi"),
         (["-m", "mini", "--ernie-model", "."], "-m mini gates the shipped miniature"),
+        (["--ernie-update"], "--ernie-baselines DIR"),
     ],
-    ids=["recipe", "recipe file", "suite", "model", "model beside -m mini"],
+    ids=["recipe", "recipe file", "suite", "model", "model beside -m mini", "update of nothing"],
 )
 def test_bad_input_is_one_line_and_nothing_runs(
     gated: Gated, tmp_path: Path, tiny_model: Path, small_suite: Path, arguments: list[str], said: str
@@ -49,6 +52,24 @@ def test_without_a_gpu_the_gpu_run_fails_with_the_reason(
     assert done.stdout.splitlines()[-1].strip("= ").startswith("1 failed in")
 
 
+def test_update_keeps_candidates_and_a_required_baseline_is_missed(
+    gated: Gated, tmp_path: Path, tiny_model: Path, small_suite: Path
+) -> None:
+    accepted = tmp_path / "baselines" / "tiny" / "cpu" / "bf16.json"
+    accepted.parent.mkdir(parents=True)
+    accepted.write_text("accepted by a person")
+    options = ("--ernie-model", tiny_model, "--ernie-suite", small_suite, "--ernie-recipe", "bf16")
+    done = gated(
+        tmp_path, *options, "--ernie-baselines", "baselines", "--ernie-update", "--ernie-require-baseline"
+    )
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "not_comparable: baseline.accepted" in done.stdout
+    (candidate,) = (tmp_path / "baselines" / "candidates" / "tiny" / "cpu").iterdir()
+    assert candidate.name == f"bf16-{load_record(candidate).hash[:12]}"
+    assert [file for file in (tmp_path / "baselines" / "tiny").rglob("*") if file.is_file()] == [accepted]
+    assert accepted.read_text() == "accepted by a person"
+
+
 def test_collection_names_recipes_and_cases_and_loads_nothing(
     gated: Gated,
     tmp_path: Path,
@@ -72,6 +93,7 @@ def test_collection_names_recipes_and_cases_and_loads_nothing(
         "test_picture[mine-one]",
         "test_picture[mine-two]",
         "test_suite[mine]",
+        "test_verdict[mine]",
     ]
 
 

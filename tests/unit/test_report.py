@@ -65,6 +65,11 @@ def test_failing_checks_speak_below_the_table() -> None:
     assert "unclear mine images.lpips_mean" in text
 
 
+def test_a_rung_that_concerns_no_recipe_has_no_column() -> None:
+    shown = lines([Verdict("mine", (check("a.b"), check("cost.latency", Status.NOT_APPLICABLE)))])
+    assert "cost" not in shown[0]
+
+
 def test_an_informational_failure_is_a_note() -> None:
     shown = lines([Verdict("mine", (check("a.b"), check("a.c", Status.FAIL, required=False)))])
     assert "note  mine  a.c" in shown
@@ -78,19 +83,24 @@ def test_many_failures_are_counted_not_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "measured", "limit", "share"),
+    ("status", "measured", "limit", "unit", "share"),
     [
-        (Status.PASS, 0.5, 1.0, 0.5),
-        (Status.FAIL, 2.0, 1.0, 2.0),
-        (Status.PASS, 40.0, 30.0, 0.75),
-        (Status.FAIL, 20.0, 30.0, 1.5),
+        (Status.PASS, 0.5, 1.0, "", 0.5),
+        (Status.FAIL, 2.0, 1.0, "", 2.0),
+        (Status.PASS, 40.0, 30.0, "dB", 0.1),
+        (Status.FAIL, 20.0, 30.0, "dB", 10.0),
+        (Status.PASS, 0.99, 0.98, "", 0.5),
+        (Status.FAIL, 0.96, 0.98, "", 2.0),
+        (Status.PASS, 40.0, 30.0, "pictures", 0.75),
     ],
 )
 def test_nearest_knows_upper_from_lower_limits(
-    status: Status, measured: float, limit: float, share: float
+    status: Status, measured: float, limit: float, unit: str, share: float
 ) -> None:
-    only = check("a.b", status, measured=measured, limit=limit)
-    assert nearest(Verdict("mine", (only,))) == (only, share)
+    only = check("a.b", status, measured=measured, limit=limit, unit=unit)
+    found = nearest(Verdict("mine", (only,)))
+    assert found is not None
+    assert found == (only, pytest.approx(share))
 
 
 def test_nearest_prefers_what_is_beyond_its_limit() -> None:

@@ -1,0 +1,7 @@
+"""All rungs together: what decides, whether or not a gate of its own shows it."""
+
+from ernie_qa.pytest_plugin import Gate
+
+
+def test_verdict(ernie_gate: Gate) -> None:
+    ernie_gate()
