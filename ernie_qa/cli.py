@@ -118,7 +118,8 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _gate(options: argparse.Namespace) -> int:
     # only a gate draws; --help and the lists stay instant
-    from ernie_qa.execute import plan, require_device, visible_device
+    from ernie_qa.execute import plan, visible_device
+    from ernie_qa.meter import require_device
     from ernie_qa.report.files import check_directory, document, save
 
     if options.report:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.judge import judge
+from ernie_qa.meter import require_device
 from ernie_qa.models.find import find_model, vae_scale_factor
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
@@ -89,21 +90,6 @@ def plan(
         if recipe.name == REFERENCE and recipe.components:
             raise InputError(f"{recipe.path}: {REFERENCE} is the reference's name; rename this recipe")
     return Plan(found, cases, chosen, device)
-
-
-def require_device(device: str) -> None:
-    """UnavailableError, with the reason, where `device` ("cpu" or "cuda") cannot compute."""
-    if device == "cpu":
-        return
-    import torch
-
-    if not torch.version.cuda:
-        raise UnavailableError(f"no usable GPU: torch {torch.__version__} was built without CUDA")
-    try:
-        torch.ones(8, device=device).sum().item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UnavailableError(f"no usable GPU: {reason}") from error
 
 
 def visible_device() -> str:

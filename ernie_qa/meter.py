@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 from typing import TYPE_CHECKING
 
+from ernie_qa.errors import InputError, UnavailableError
+
 if TYPE_CHECKING:
     import torch
+
+
+def require_device(device: str) -> None:
+    """InputError where `device` is not "cpu", "cuda" or "cuda:N"; UnavailableError, with the reason, where it
+    cannot compute."""
+    if device == "cpu":
+        return
+    if not re.fullmatch(r"cuda(:\d{1,3})?", device):
+        raise InputError(f"no device {device!r}: allowed are cpu, cuda and cuda:N")
+    import torch
+
+    if not torch.version.cuda:
+        raise UnavailableError(f"no usable GPU: torch {torch.__version__} was built without CUDA")
+    try:
+        torch.ones(8, device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnavailableError(f"no usable GPU: {reason}") from error
 
 
 def now(device: torch.device) -> float:

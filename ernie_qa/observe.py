@@ -45,17 +45,17 @@ def observe(
     known = find_model(model) if model is not None else origin.model  # type: ignore[union-attr]
     arm = Arm(pipe, known, find_recipe(recipe), find_suite(suite), reference)
     check_sizes(arm.suite, live.vae_scale_factor, known.name)
-    device = live._execution_device
-    figures = _measured(arm, progress)
+    fingerprint = take_fingerprint(str(live._execution_device))
+    figures, drawn = _measured(arm, progress)
     return Record(
         schema=SCHEMA,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=known.identity,
         recipe=Identity(arm.recipe.name, arm.recipe.hash),
         suite=Identity(arm.suite.name, arm.suite.hash),
-        fingerprint=take_fingerprint(str(device)),
-        figures=figures[0],
-        pictures=tuple(one.picture for one in figures[1]),
+        fingerprint=fingerprint,
+        figures=figures,
+        pictures=tuple(one.picture for one in drawn),
         reference=reference.hash if reference else None,
     )
 
@@ -71,14 +71,15 @@ def _measured(arm: Arm, progress: Progress) -> tuple[dict[str, Figures], tuple[D
             progress(len(drawn), len(arm.suite.cases))
             drawn.append(draw(arm.pipe, case, arm.suite))
         figures = {}
-        for name, half in halves.items():
+        # windows nest: the last one opened, around the drawing alone, closes first
+        for name, half in reversed(halves.items()):
             try:
                 half.send(tuple(drawn))
             except StopIteration as end:
                 figures[name] = end.value
             else:
                 raise ErnieQAError(f"the rung {name} did not end after the suite was drawn")
-        return figures, tuple(drawn)
+        return {name: figures[name] for name in halves}, tuple(drawn)
     finally:
         # what a rung hung into the pipeline must not outlive a failure
         for half in halves.values():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ErnieQAError, ModelError, UnavailableError
-from ernie_qa.meter import now
+from ernie_qa.meter import now, require_device
 from ernie_qa.models.find import Model, find_model
 from ernie_qa.quantizers import ComponentSource, checked_options, find_quantizer, stored_quantization
 from ernie_qa.recipe import QUANTIZABLE, Recipe, find_recipe
@@ -48,8 +50,8 @@ class Provenance:
 class Drawn:
     """What drawing one case gave.
 
-    `nonfinite` counts the values that were NaN or infinite before rounding; `seconds` is how long it took,
-    the GPU waited for.
+    `nonfinite` counts the values that were NaN or infinite as the VAE decoded them; `seconds` is how long it
+    took, the GPU waited for.
     """
 
     picture: Picture
@@ -69,32 +71,62 @@ def load_pipeline(
     import torch
 
     found, wanted = find_model(model), find_recipe(recipe)
-    options = checked_options(wanted)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    checked_options(wanted)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    require_device(chosen)
+    place = torch.device(chosen)
     for component, quantizer in wanted.components.items():
         if place.type not in find_quantizer(quantizer).DEVICES:
             raise UnavailableError(
                 f"recipe {wanted.name}: {component}: the quantizer {quantizer} does not run on {place.type}"
             )
     began = now(place)
-    classes = _classes(found)
+    with _told_in_one_line(found):
+        pipe = _load(found, wanted, place)
+    setattr(pipe, _PROVENANCE, Provenance(found, wanted, now(place) - began))
+    return pipe
+
+
+@contextmanager
+def _told_in_one_line(model: Model) -> Iterator[None]:
+    """ModelError for what the libraries raise over files that do not fit, UnavailableError for memory."""
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        raise UnavailableError(
+            f"{model.path}: not enough GPU memory to load it: {_first_line(problem)}"
+        ) from problem
+    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
+        raise ModelError(
+            f"{model.path}: cannot be loaded: {_first_line(problem)}; look at its files and config.json"
+        ) from problem
+
+
+def _first_line(problem: Exception) -> str:
+    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+
+
+def _load(model: Model, recipe: Recipe, place: torch.device) -> ErnieImagePipeline:
+    options = checked_options(recipe)
+    classes = _classes(model)
     quantized: dict[str, Any] = {}
     for component in QUANTIZABLE:
         if component not in classes:
             continue
         library, class_name = classes[component]
-        source = ComponentSource(found.path, component, library, class_name, str(place))
-        if component in wanted.components:
-            name = wanted.components[component]
+        source = ComponentSource(model.path, component, library, class_name, str(place))
+        if component in recipe.components:
+            name = recipe.components[component]
             quantized[component] = find_quantizer(name).load(source, options[name])
         elif stored_quantization(source.path) is not None:
             raise ModelError(
-                f"{source.path}: stored quantized, but recipe {wanted.name} leaves it in BF16; "
+                f"{source.path}: stored quantized, but recipe {recipe.name} leaves it in BF16; "
                 "name the BF16 model, or add the component to the recipe"
             )
-    pipe = _assemble(found, quantized, place)
-    setattr(pipe, _PROVENANCE, Provenance(found, wanted, now(place) - began))
-    return pipe
+    return _assemble(model, quantized, place)
 
 
 def _classes(model: Model) -> dict[str, tuple[str, str]]:
@@ -144,11 +176,19 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite) -> Drawn:
 
     live: Any = pipe
     place = live._execution_device
+    nonfinite = 0
+
+    def count(module: Any, inputs: Any, decoded: torch.Tensor) -> None:
+        nonlocal nonfinite
+        nonfinite += int((~torch.isfinite(decoded)).sum())
+
     bars = getattr(live, "_progress_bar_config", {})
     live.set_progress_bar_config(**{**bars, "disable": True})
+    # here, for diffusers clamps the picture afterwards, and an infinite value becomes white
+    hook = live.vae.decoder.register_forward_hook(count)
     began = now(place)
     try:
-        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             # the prompt enhancer samples from the global generator
             torch.manual_seed(case.seed)
             images = live(
@@ -162,18 +202,17 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite) -> Drawn:
                 output_type="np",
             ).images
     finally:
+        hook.remove()
         live.set_progress_bar_config(**bars)
-    seconds = now(place) - began
-    pixels, nonfinite = _rounded(images[0])
-    return Drawn(Picture.from_pixels(case.id, pixels), nonfinite, seconds)
+    return Drawn(Picture.from_pixels(case.id, _rounded(images[0])), nonfinite, now(place) - began)
 
 
-def _rounded(image: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int]:
-    """uint8 pixels as diffusers makes them of floats in [0, 1], and how many were not finite: those are 0."""
+def _rounded(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """uint8 pixels as diffusers makes them of floats in [0, 1]; NaN becomes 0."""
     import numpy as np
 
-    finite = np.isfinite(image)
-    return (np.where(finite, image, 0) * 255).round().astype(np.uint8), int((~finite).sum())
+    pixels: np.ndarray[Any, Any] = (np.nan_to_num(image) * 255).round().astype(np.uint8)
+    return pixels
 
 
 def exercise_prompt_enhancer(pipe: ErnieImagePipeline) -> None:

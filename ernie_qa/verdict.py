@@ -89,8 +89,3 @@ class Verdict:
                 *(f"{check.label}: {check.message}" for check in told),
             ]
         )
-
-
-def verdict(recipe: str, checks: Iterable[Check]) -> Verdict:
-    """Collect `checks` into the verdict on `recipe`."""
-    return Verdict(recipe, tuple(checks))

@@ -5,7 +5,7 @@ A rung is a module with
     NAME      what its figures, checks, gate file and page in docs are called
     ORDER     its place on the ladder: cheap rungs first
     TITLE     the question it answers
-    LIMITS    the names of the limits that a recipe may set for it
+    LIMITS    the limits that a recipe may set for it: name -> "max" or "min", the bound that keeps out damage
     measure(arm)      a generator: it runs up to its one `yield` before the suite is drawn, receives what
                       was drawn, and returns figures (JSON values)
     judge(evidence)   yields checks; it imports no torch
@@ -68,7 +68,7 @@ class Rung(Protocol):
     NAME: str
     ORDER: int
     TITLE: str
-    LIMITS: frozenset[str]
+    LIMITS: Mapping[str, str]
 
     def measure(self, arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]: ...
 
@@ -83,19 +83,25 @@ def rungs() -> tuple[Rung, ...]:
 
 
 def check_limits(recipe: Recipe) -> None:
-    """RecipeError where `recipe` limits a figure that no rung judges: such a limit would never be held."""
-    known = sorted(name for rung in rungs() for name in rung.LIMITS)
+    """RecipeError where a limit of `recipe` would keep nothing out: no rung judges that figure, or the bound
+    is on its good side alone."""
+    known = {name: bound for rung in rungs() for name, bound in rung.LIMITS.items()}
     names = tuple(rung.NAME for rung in rungs())
     for suite, gate in recipe.gates.items():
-        for name in gate.limits:
+        place = f"{recipe.path}: gates.{suite}"
+        for name, limit in gate.limits.items():
             if name not in known:
                 raise RecipeError(
-                    f"{recipe.path}: gates.{suite}.limits: no rung judges {name!r}; "
-                    f"allowed are {', '.join(known)}{did_you_mean(name, known)}"
+                    f"{place}.limits: no rung judges {name!r}; "
+                    f"allowed are {', '.join(sorted(known))}{did_you_mean(name, known)}"
+                )
+            if getattr(limit, known[name]) is None:
+                raise RecipeError(
+                    f"{place}.limits.{name}: has no {known[name]}, the bound that keeps out damage; add it"
                 )
         for name in sorted(gate.informational):
             if name.partition(".")[0] not in names:
                 raise RecipeError(
-                    f"{recipe.path}: gates.{suite}.informational: {name!r} belongs to no rung; "
+                    f"{place}.informational: {name!r} belongs to no rung; "
                     f"rungs are {', '.join(names)}{did_you_mean(name.partition('.')[0], names)}"
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NAME = "cost"
 ORDER = 6
 TITLE = "What does it cost?"
-LIMITS: frozenset[str] = frozenset()
+LIMITS: Mapping[str, str] = {}
 
 
 def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:

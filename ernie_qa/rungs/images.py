@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.fidelity.metrics import Metric, metrics
 from ernie_qa.fingerprint import differences, same_build_and_machine
-from ernie_qa.recipe import find_recipe
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
@@ -38,9 +37,11 @@ def _worst(metric: Metric) -> str:
     return "max" if metric.BETTER == "lower" else "min"
 
 
-LIMITS = frozenset(
-    f"{NAME}.{metric.NAME}_{statistic}" for metric in metrics() for statistic in ("mean", _worst(metric))
-)
+LIMITS = {
+    f"{NAME}.{metric.NAME}_{statistic}": "max" if metric.BETTER == "lower" else "min"
+    for metric in metrics()
+    for statistic in ("mean", _worst(metric))
+}
 
 
 def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
@@ -153,6 +154,7 @@ def _checks(evidence: Evidence) -> Iterator[Check]:
         yield _defects_check(case, figure)
     gate = evidence.gate
     limits = {name: limit for name, limit in sorted(gate.limits.items()) if name in LIMITS} if gate else {}
+    deciding = [name for name in limits if gate and name not in gate.informational]
     incomparable = _incomparable(evidence, figures)
     status = Status.NOT_COMPARABLE
     if not recipe.components and evidence.reference is None and figures["reference"] is None:
@@ -160,16 +162,15 @@ def _checks(evidence: Evidence) -> Iterator[Check]:
         incomparable = (
             f"recipe {recipe.name} is what the others are compared with; it has no reference itself"
         )
-    if not limits and recipe.components:
-        message = f"recipe {recipe.name} has no {NAME} limits for suite {suite}: "
+    if not deciding and recipe.components:
+        message = f"recipe {recipe.name} has no {NAME} limits that decide for suite {suite}: "
         message += f"add [gates.{suite}.limits] to {recipe.path}"
         yield Check(f"{NAME}.limits", NAME, Status.NOT_COMPARABLE, message)
     for name, limit in limits.items():
-        required = gate is None or name not in gate.informational
         if incomparable:
-            yield Check(name, NAME, status, incomparable, required)
+            yield Check(name, NAME, status, incomparable)
         else:
-            yield _limit_check(name, limit, figures, required)
+            yield _limit_check(name, limit, figures)
     if not incomparable:
         yield from _single_checks(figures, limits)
 
@@ -195,15 +196,13 @@ def _incomparable(evidence: Evidence, figures: Figures) -> str | None:
             f"the scores were measured against record {measured[:12]}, and the reference given is "
             f"{reference.hash[:12]}: judge with the former"
         )
-    if reference.recipe.hash != find_recipe("bf16").hash:
-        return f"the reference is an arm of {reference.recipe.name}: observe again against a bf16 record"
     if not same_build_and_machine(record.fingerprint, reference.fingerprint):
         differing = "; ".join(differences(record.fingerprint, reference.fingerprint)[:3])
         return f"the reference is of another build or machine ({differing}): observe bf16 again here"
     return None
 
 
-def _limit_check(name: str, limit: Limit, figures: Figures, required: bool) -> Check:
+def _limit_check(name: str, limit: Limit, figures: Figures) -> Check:
     metric_name, _, statistic = name.removeprefix(f"{NAME}.").rpartition("_")
     metric = {metric.NAME: metric for metric in metrics()}[metric_name]
     summary = figures["metrics"].get(metric_name, {})
@@ -211,7 +210,7 @@ def _limit_check(name: str, limit: Limit, figures: Figures, required: bool) -> C
     if stored is None:
         lacking = [case for case, figure in figures["cases"].items() if metric_name not in figure["scores"]]
         message = f"{name} has no value: {', '.join(lacking) or 'no case'} has no score; see {NAME}.defects"
-        return Check(name, NAME, Status.NOT_COMPARABLE, message, required)
+        return Check(name, NAME, Status.NOT_COMPARABLE, message)
     value, worst = _number(stored), summary["worst_case"]
     bound, within = _against(value, limit)
     provisional = ", provisional" if limit.provisional else ""
@@ -227,7 +226,6 @@ def _limit_check(name: str, limit: Limit, figures: Figures, required: bool) -> C
         NAME,
         Status.PASS if within else Status.FAIL,
         message,
-        required,
         measured=None if stored == IDENTICAL else value,
         limit=bound,
         unit=metric.UNIT,

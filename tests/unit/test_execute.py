@@ -7,7 +7,8 @@ import pytest
 
 from ernie_qa import execute
 from ernie_qa.errors import ErnieQAError, UnavailableError
-from ernie_qa.execute import REFERENCE, Session, plan, require_device
+from ernie_qa.execute import REFERENCE, Session, plan
+from ernie_qa.meter import require_device
 from ernie_qa.recipe import Recipe, recipe_names
 from ernie_qa.verdict import Status
 

@@ -1,0 +1,90 @@
+"""From a record to a verdict: what judging adds to what the rungs say."""
+
+from dataclasses import replace
+
+import pytest
+
+from ernie_qa.errors import RecipeError
+from ernie_qa.judge import judge
+from ernie_qa.recipe import Limit, find_recipe
+from ernie_qa.record import Record
+from ernie_qa.rungs import check_limits
+from ernie_qa.verdict import Check, Status
+from tests.unit.test_images_rung import at_least, at_most, draw, gated, observe
+
+
+@pytest.fixture(scope="module")
+def bf16() -> Record:
+    return observe(draw(0, 0), "bf16")
+
+
+@pytest.fixture(scope="module")
+def int8(bf16: Record) -> Record:
+    return observe(draw(0, 30), reference=bf16)
+
+
+def named(name: str, checks: tuple[Check, ...]) -> list[Check]:
+    return [check for check in checks if check.name == name]
+
+
+def test_an_informational_check_fails_and_does_not_decide(bf16: Record, int8: Record) -> None:
+    limits = {"ssim_mean": at_least(1), "lpips_mean": at_most(1)}
+    for informational, required in (((), True), (("images.ssim_mean",), False)):
+        verdict = judge(int8, bf16, gated(informational=informational, **limits))
+        (check,) = named("images.ssim_mean", verdict.checks)
+        assert (check.status, check.required) == (Status.FAIL, required)
+        assert (verdict.status is Status.FAIL) == required
+
+
+def test_limits_that_are_all_informational_decide_nothing(bf16: Record, int8: Record) -> None:
+    recipe = gated(informational=("images.lpips_mean",), lpips_mean=at_most(1))
+    (check,) = named("images.limits", judge(int8, bf16, recipe).checks)
+    assert check.status is Status.NOT_COMPARABLE
+
+
+@pytest.mark.parametrize("lie", ["a blank picture", "another recipe"])
+def test_a_reference_that_is_no_sound_bf16_arm_is_not_compared_with(lie: str) -> None:
+    pictures = draw(0, 0)
+    if lie == "a blank picture":
+        pictures["tall"] = pictures["tall"] * 0
+    reference = observe(pictures, "bf16" if lie == "a blank picture" else "sdnq-int8")
+    record = observe(draw(0, 0), reference=reference)
+    verdict = judge(record, reference, gated(lpips_mean=at_most(1)))
+    (check,) = named("reference.sound", verdict.checks)
+    assert check.status is Status.NOT_COMPARABLE
+    assert ("blank" if lie == "a blank picture" else "an arm of sdnq-int8") in check.message
+    (mean,) = named("images.lpips_mean", verdict.checks)
+    assert mean.status is Status.NOT_COMPARABLE
+
+
+def test_a_record_of_another_recipe_is_not_comparable(bf16: Record, int8: Record) -> None:
+    verdict = judge(int8, bf16, "sdnq-uint4-static")
+    (check,) = named("recipe.same", verdict.checks)
+    assert check.status is Status.NOT_COMPARABLE
+    assert "made under recipe sdnq-int8" in check.message
+
+
+def test_a_required_baseline_that_nobody_accepted_is_not_comparable(bf16: Record) -> None:
+    assert not named("baseline.accepted", judge(bf16, None, "bf16").checks)
+    (check,) = named("baseline.accepted", judge(bf16, None, "bf16", require_baseline=True).checks)
+    assert check.status is Status.NOT_COMPARABLE
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (gated(lpips_maen=at_most(1)), "no rung judges 'images.lpips_maen'"),
+        (gated(lpips_mean=at_least(0.1)), "images.lpips_mean: has no max"),
+        (gated(ssim_mean=at_most(0.98)), "images.ssim_mean: has no min"),
+        (gated(informational=("image.psnr_mean",)), "'image.psnr_mean' belongs to no rung"),
+    ],
+)
+def test_a_limit_that_keeps_nothing_out_is_refused(bf16: Record, recipe: object, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as refused:
+        check_limits(recipe)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+def test_a_limit_may_have_both_sides() -> None:
+    check_limits(gated(lpips_mean=Limit(0.2, 0.0001, "too good is suspicious as well")))
+    check_limits(replace(find_recipe("sdnq-int8"), gates={}))
