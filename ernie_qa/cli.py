@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ErnieQAError
-from ernie_qa.verdict import Status, worst
+from ernie_qa.verdict import Status
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Plan, Session
@@ -139,14 +139,14 @@ def _gate(options: argparse.Namespace) -> int:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(f"{checked.model.name} on suite {checked.suite.name}, {checked.device}\n")
         print("\n".join(lines(verdicts, colour=colour)))
-    return EXIT[worst(verdict.status for verdict in verdicts)]
+    return EXIT[session.status]
 
 
 def _run(plan: Plan, require_baseline: bool) -> Session:
     """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal."""
     from tqdm import tqdm
 
-    from ernie_qa.execute import Session
+    from ernie_qa.execute import REFERENCE, Session
 
     # a descriptor of its own, for the session turns stderr away while libraries write to it
     with (
@@ -159,8 +159,14 @@ def _run(plan: Plan, require_baseline: bool) -> Session:
             bar.update(drawn > 0)
 
         session = Session(plan, require_baseline=require_baseline, progress=progress)
-        for _ in session:
-            pass
+        for recipe in plan.recipes:
+            try:
+                session.outcome(recipe)
+            except ErnieQAError as error:
+                if REFERENCE in session.broken or len(plan.recipes) == 1:
+                    raise
+                # what the others showed is not lost
+                tqdm.write(f"ernie-qa: {recipe.name}: {error}", file=terminal)
     return session
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from ernie_qa.quantizers import checked_options
 from ernie_qa.recipe import find_recipe, recipe_names
 from ernie_qa.rungs import check_limits
 from ernie_qa.suite import check_sizes, find_suite
+from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
     from ernie_qa.models.find import Model
@@ -129,6 +131,12 @@ class Session:
         )
 
     @property
+    def status(self) -> Status:
+        """What all arms amount to; one that broke off is not comparable."""
+        found = [outcome.verdict.status for outcome in self.outcomes]
+        return worst([*found, *(Status.NOT_COMPARABLE for _ in self.broken)])
+
+    @property
     def broken(self) -> tuple[str, ...]:
         """The recipes that began and ended in an error: nothing is known of them."""
         drawn = {REFERENCE} if self._reference else set()
@@ -175,11 +183,17 @@ class Session:
         self._begun.add(recipe.name)
         progress = partial(self._progress, recipe.name)
         progress(0, len(self.plan.suite.cases))
-        with hushed():
-            pipe = load_pipeline(self.plan.model, recipe, self.plan.device)
-            record = observe(pipe, recipe, self.plan.suite, reference=reference, progress=progress)
-        del pipe
-        _release(self.plan.device)
+        try:
+            with hushed():
+                pipe = load_pipeline(self.plan.model, recipe, self.plan.device)
+                record = observe(pipe, recipe, self.plan.suite, reference=reference, progress=progress)
+            del pipe
+        except BaseException as error:
+            # whoever keeps the error would keep the pipeline alive in its frames, beside the next one
+            traceback.clear_frames(error.__traceback__)
+            raise
+        finally:
+            _release(self.plan.device)
         progress(len(record.pictures), len(record.pictures))
         return record
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import InputError
-from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Session
@@ -31,10 +30,9 @@ def document(session: Session) -> dict[str, Any]:
 
     A recipe that `broke` off has no verdict, and all of them together are then no pass.
     """
-    statuses = [outcome.verdict.status for outcome in session.outcomes]
     return {
         "schema": SCHEMA,
-        "status": worst([*statuses, *(Status.NOT_COMPARABLE for _ in session.broken)]),
+        "status": session.status,
         "model": session.plan.model.name,
         "suite": session.plan.suite.name,
         "device": session.plan.device,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ernie_qa import execute
+from ernie_qa.cli import main
 from ernie_qa.errors import ErnieQAError, UnavailableError
 from ernie_qa.execute import REFERENCE, Session, plan
 from ernie_qa.meter import require_device
@@ -73,3 +74,30 @@ def test_a_device_that_is_not_there() -> None:
     with pytest.raises(UnavailableError, match="no usable GPU: "):
         require_device("cuda:99")
     require_device("cpu")
+
+
+def test_an_arm_that_broke_off_leaves_the_others_and_no_pass(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    load, pipelines = execute.load_pipeline, []
+
+    def broken(model: Any, recipe: Recipe, device: str) -> Any:
+        pipe = load(model, recipe, device)
+        pipelines.append(weakref.ref(pipe.transformer))
+        if recipe.name == "second":
+            raise UnavailableError("not enough GPU memory")
+        return pipe
+
+    monkeypatch.setattr(execute, "load_pipeline", broken)
+    recipes = [str(write_recipe(name, 1.0)) for name in ("first", "second")]
+    given = ["--model", str(tiny_model), "--suite", str(small_suite), "--device", "cpu"]
+    code = main(["gate", *given, "--recipe", recipes[0], "--recipe", recipes[1]])
+    told = capfd.readouterr()
+    assert code == 3
+    assert "ernie-qa: second: not enough GPU memory" in told.err
+    assert "first" in told.out
+    assert [pipe() for pipe in pipelines] == [None] * 3

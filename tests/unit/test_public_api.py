@@ -25,12 +25,6 @@ def test_imports_neither_torch_nor_numpy(code: str) -> None:
     assert python(f"{code}\nimport sys; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
-def test_import_takes_at_most_300_ms() -> None:
-    timed = "import time; start = time.perf_counter(); import ernie_qa; print(time.perf_counter() - start)"
-    # the fastest of three: another process may hold the machine
-    assert min(float(python(timed)) for _ in range(3)) <= 0.3
-
-
 def test_a_submodule_does_not_hide_the_function_of_its_name() -> None:
     import_module("ernie_qa.judge")
     import_module("ernie_qa.observe")
