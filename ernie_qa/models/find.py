@@ -4,9 +4,10 @@ A model is an ordinary diffusers directory of safetensors. Ours hold a manifest 
 """
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +21,11 @@ PIPELINE = "ErnieImagePipeline"
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 """Suffixes of checkpoints that run code when they are read."""
 LARGE = 64 * 2**20
-"""Bytes. Of a larger safetensors file only the header goes into a model's hash."""
+"""Bytes. Of a larger safetensors file the header and a sample go into a model's hash."""
+SAMPLES = 64
+"""How many pieces of a large file are the sample."""
+SAMPLE = 64 * 2**10
+"""Bytes of each of them."""
 MAX_HEADER = 100 * 2**20
 """Bytes. What the safetensors library itself allows."""
 
@@ -129,12 +134,13 @@ def find_model(model: Model | str | Path) -> Model:
     )
 
 
-def component_files(model: Model, component: str) -> tuple[Path, ...]:
-    """All files of `component`, sorted. ModelError if the model has no such component."""
-    if component not in model.components:
-        close = did_you_mean(component, model.components)
-        raise ModelError(one_line(f"{model.path}: no component {quoted(component)}{close}"))
-    return _files(model.path / component)
+def pickles(path: Path, components: Iterable[str]) -> list[Path]:
+    """The pickle checkpoints that loading the model in `path` could meet: beside model_index.json, and in the
+    folders of its `components`. Other folders are never read."""
+    files = [file for file in path.iterdir() if file.is_file()]
+    for component in components:
+        files += _files(path / component)
+    return sorted(file for file in files if file.suffix.lower() in PICKLES)
 
 
 def vae_scale_factor(model: Model) -> int:
@@ -149,6 +155,10 @@ def vae_scale_factor(model: Model) -> int:
 
 def _read_model(path: Path, name: str | None = None, revision: str | None = None) -> Model:
     components = _components(path)
+    for file in pickles(path, components):
+        raise ModelError(
+            one_line(f"{file}: a pickle checkpoint, which can run code when read; allowed are safetensors")
+        )
     for component in components:
         _check_component(path / component)
     manifest = _manifest(path / "ernie_qa.json") if (path / "ernie_qa.json").exists() else None
@@ -182,15 +192,9 @@ def _components(path: Path) -> tuple[str, ...]:
 def _check_component(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(one_line(f"{folder}: missing, but model_index.json names this component"))
-    files = _files(folder)
-    for file in files:
-        if file.suffix.lower() in PICKLES:
-            raise ModelError(
-                one_line(
-                    f"{file}: a pickle checkpoint, which can run code when read; allowed are safetensors"
-                )
-            )
-    if (folder / "config.json").is_file() and not any(file.suffix == ".safetensors" for file in files):
+    if (folder / "config.json").is_file() and not any(
+        file.suffix == ".safetensors" for file in _files(folder)
+    ):
         raise ModelError(
             one_line(f"{folder}: no weights: a component with config.json needs a .safetensors file")
         )
@@ -227,8 +231,9 @@ def _model_hash(path: Path, components: tuple[str, ...]) -> str:
     """The sha256 over model_index.json and every file of a component, sorted by relative path.
 
     A file counts by the sha256 of its contents; a safetensors file of more than `LARGE` bytes by its size and
-    the sha256 of its header (names, shapes, types, offsets), so that 30 GB need not be read: values edited in
-    place there go unseen.
+    the sha256 of its header (names, shapes, types, offsets) and of `SAMPLES` evenly spaced pieces of `SAMPLE`
+    bytes, so that 30 GB need not be read: another training of the same model is told apart, a few values
+    edited in place are not.
     """
     entries = [("model_index.json", _file_hash(path / "model_index.json"))]
     for component in sorted(components):
@@ -245,9 +250,33 @@ def _weights_hash(file: Path) -> str:
         length = int.from_bytes(opened.read(8), "little")
         if not 2 <= length <= min(size - 8, MAX_HEADER):
             raise ModelError(one_line(f"{file}: damaged: it does not begin with a safetensors header"))
+        header = opened.read(length)
+        start = 8 + length
+        wanted = start + _data_length(header, file)
+        if size != wanted:
+            what = "truncated" if size < wanted else "damaged"
+            raise ModelError(
+                one_line(f"{file}: {what}: its header says {wanted} B, it holds {size} B; fetch it again")
+            )
         if size <= LARGE:
             return _file_hash(file)
-        return f"{size}:{hashlib.sha256(opened.read(length)).hexdigest()}"
+        sample = hashlib.sha256(header)
+        span = max(size - start - SAMPLE, 0)
+        for index in range(SAMPLES):
+            opened.seek(start + span * index // (SAMPLES - 1))
+            sample.update(opened.read(SAMPLE))
+        return f"{size}:{sample.hexdigest()}"
+
+
+def _data_length(header: bytes, file: Path) -> int:
+    """Bytes of tensors that a safetensors `header` says follow it."""
+    try:
+        tensors = json.loads(header).items()
+        return max(
+            (int(entry["data_offsets"][1]) for name, entry in tensors if name != "__metadata__"), default=0
+        )
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        raise ModelError(one_line(f"{file}: damaged: it does not begin with a safetensors header")) from None
 
 
 def _file_hash(file: Path) -> str:

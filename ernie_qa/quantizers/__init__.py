@@ -42,8 +42,7 @@ _SHARED = ("layers", "watching")
 class ComponentSource:
     """One component of a model directory, as its `model_index.json` names it.
 
-    `library` is `diffusers` or `transformers`; `device` is what torch calls it (`cpu`, `cuda:0`); `dtype` is
-    torch's name of the type that everything not quantized is loaded in.
+    `library` is `diffusers` or `transformers`; `device` is what torch calls it (`cpu`, `cuda:0`).
     """
 
     model: Path
@@ -51,7 +50,6 @@ class ComponentSource:
     library: str
     class_name: str
     device: str
-    dtype: str = "bfloat16"
 
     @property
     def path(self) -> Path:
@@ -82,7 +80,7 @@ class Watching(Protocol):
         """The counts so far, for every watched layer, called or not."""
 
     def replay(self) -> bool:
-        """Run the component's last call once more under torch.profiler; False where it saw none to repeat."""
+        """Run the component's largest call once more under torch.profiler; False if it saw none to repeat."""
 
 
 class Quantizer(Protocol):
@@ -100,7 +98,7 @@ class Quantizer(Protocol):
         """The options in a recipe's section, checked and with defaults filled in; imports no torch."""
 
     def load(self, source: ComponentSource, options: Mapping[str, Any]) -> "Module":
-        """The component, quantized, on its device, ready to run."""
+        """The component, quantized, the rest of it in BF16, on its device, ready to run."""
 
     def config_flag(self, module: "Module") -> Mapping[str, Any]:
         """What the component's own configuration claims; empty where it has none."""

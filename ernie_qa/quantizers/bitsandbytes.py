@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ModelError
 from ernie_qa.quantizers import ComponentSource, stored_quantization
-from ernie_qa.quantizers.layers import LayerState
+from ernie_qa.quantizers.layers import LayerState, dtype_name
 from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, watching
 from ernie_qa.toml_input import Table
 
@@ -41,13 +41,15 @@ def check_options(table: Table) -> Mapping[str, Any]:
 
 def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     """Quantize the component while it loads, or load it as it was stored."""
+    import torch
+
     stored = stored_quantization(source.path)
     if stored is not None and stored.get("quant_method") != NAME:
         raise ModelError(
             f"{source.path}: already quantized by {stored.get('quant_method')!r}, not by bitsandbytes"
         )
     kwargs: dict[str, Any] = {
-        "dtype": _torch_dtype(source.dtype),
+        "dtype": torch.bfloat16,
         "device_map": {"": source.device},
         "use_safetensors": True,
         "local_files_only": True,
@@ -69,7 +71,7 @@ def config_flag(module: Module) -> Mapping[str, Any]:
         "load_in_4bit": bool(getattr(config, "load_in_4bit", False)),
         "quant_type": getattr(config, "bnb_4bit_quant_type", None),
         "double_quant": getattr(config, "bnb_4bit_use_double_quant", None),
-        "compute_dtype": _short(getattr(config, "bnb_4bit_compute_dtype", None)),
+        "compute_dtype": dtype_name(getattr(config, "bnb_4bit_compute_dtype", None)),
     }
 
 
@@ -204,7 +206,7 @@ def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
         bytes=size,
         side_bytes=0,
         unlisted=0,
-        weight={"weights_dtype": _short(weight.dtype)},
+        weight={"weights_dtype": dtype_name(weight.dtype)},
         runtime={},
         expected={},
     )
@@ -237,9 +239,9 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
             "quant_type": state.quant_type,
             "double_quant": _double_quant(state),
             "blocksize": state.blocksize,
-            "storage_dtype": _short(weight.dtype),
+            "storage_dtype": dtype_name(weight.dtype),
         },
-        runtime={"compute_dtype": _short(layer.compute_dtype), "own_forward": _own_forward(layer)},
+        runtime={"compute_dtype": dtype_name(layer.compute_dtype), "own_forward": _own_forward(layer)},
         expected={key: options[key] for key in ("quant_type", "double_quant", "compute_dtype")}
         | {"storage_dtype": "uint8", "own_forward": False},
     )
@@ -282,7 +284,3 @@ def _torch_dtype(name: str) -> Any:
     import torch
 
     return getattr(torch, name)
-
-
-def _short(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -81,6 +81,11 @@ def ungrouped(kind: type[Layer], groups: Iterable[Mapping[str, Any]]) -> tuple[L
     )
 
 
+def dtype_name(dtype: object) -> str:
+    """A torch dtype's name without its package: `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def listed(faults: Sequence[str], shown: int = 3) -> str:
     """The first few of `faults`, and how many more there are."""
     more = f" and {len(faults) - shown} more" if len(faults) > shown else ""

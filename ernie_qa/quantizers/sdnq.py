@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ModelError
 from ernie_qa.quantizers import ComponentSource, stored_quantization
-from ernie_qa.quantizers.layers import LayerState
+from ernie_qa.quantizers.layers import LayerState, dtype_name
 from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, watching
 from ernie_qa.toml_input import Table
 
@@ -75,6 +75,8 @@ def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
 
     The switch is applied explicitly whatever was stored: older loaders left it off.
     """
+    import torch
+
     _import_sdnq(source.device)
     from sdnq.loader import apply_sdnq_options_to_model
 
@@ -82,7 +84,7 @@ def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     if stored is not None and stored.get("quant_method") != NAME:
         raise ModelError(f"{source.path}: already quantized by {stored.get('quant_method')!r}, not by sdnq")
     kwargs: dict[str, Any] = {
-        "dtype": _torch_dtype(source.dtype),
+        "dtype": torch.bfloat16,
         "use_safetensors": True,
         "local_files_only": True,
     }
@@ -111,7 +113,6 @@ def expected_flag(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ...]:
     """The state of every SDNQ layer and every plain Linear, beside what `options` make SDNQ itself choose."""
-    _import_sdnq("cpu")
     excluded = _excluded(module, options)
     return tuple(
         _quantized(name, layer, options)
@@ -123,7 +124,6 @@ def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ..
 
 def watch(module: Module) -> AbstractContextManager[Watch]:
     """Count, for every SDNQ layer of `module`, the calls that enter SDNQ's quantized matrix products."""
-    _import_sdnq("cpu")
     from sdnq.forward import get_forward_func
     from sdnq.utils import check_param_name_in, check_quantized_matmul_is_allowed
 
@@ -199,12 +199,6 @@ def _config(options: Mapping[str, Any]) -> Any:
     )
 
 
-def _torch_dtype(name: str) -> Any:
-    import torch
-
-    return getattr(torch, name)
-
-
 def _kernel_functions() -> list[tuple[Any, str]]:
     places = [("layers.linear.linear_", name) for name in _KERNEL_FUNCTIONS]
     places += [("layers.conv.conv_", f"conv_{name}") for name in _KERNEL_FUNCTIONS]
@@ -257,7 +251,7 @@ def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
     elif weight.shape[-1] < limits.minimum_allowed_channel_size:
         why = f"fewer than {limits.minimum_allowed_channel_size} input channels"
     size = weight.numel() * weight.element_size()
-    stored = {"weights_dtype": _short(weight.dtype)}
+    stored = {"weights_dtype": dtype_name(weight.dtype)}
     bits = 8 * weight.element_size()
     return LayerState(name, tuple(weight.shape), False, False, why, bits, size, 0, 0, stored, {}, {})
 
@@ -322,8 +316,8 @@ def _weight(layer: Any) -> dict[str, Any]:
     return {
         "weights_dtype": dequantizer.weights_dtype,
         "group_size": dequantizer.group_size,
-        "storage_dtype": _short(layer.weight.dtype),
-        "scale_dtype": _short(layer.scale.dtype),
+        "storage_dtype": dtype_name(layer.weight.dtype),
+        "scale_dtype": dtype_name(layer.scale.dtype),
         "zero_point": layer.zero_point is not None,
         "svd": layer.svd_up is not None,
         "hadamard": dequantizer.use_hadamard,
@@ -342,7 +336,3 @@ def _runtime(layer: Any) -> dict[str, Any]:
 
 def _place(function: Any) -> str:
     return f"{function.__module__}.{function.__qualname__}"
-
-
-def _short(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ernie_qa.errors import ModelError
-from ernie_qa.models.find import component_files, find_model, model_names, vae_scale_factor
+from ernie_qa.models.find import find_model, model_names, vae_scale_factor
 from tests.tiny import save_tiny
 
 
@@ -58,16 +58,6 @@ def test_a_directory_without_a_manifest_has_unknown_weights(copy):
     assert (model.name, model.weights, model.suite, model.manifest) == ("copy", "unknown", None, None)
 
 
-def test_the_files_of_a_component(whole):
-    model = find_model(whole)
-    assert [file.name for file in component_files(model, "vae")] == [
-        "config.json",
-        "diffusion_pytorch_model.safetensors",
-    ]
-    with pytest.raises(ModelError, match=r'no component "transfomer"; did you mean "transformer"\?'):
-        component_files(model, "transfomer")
-
-
 def test_the_hash_is_of_contents_not_of_places(whole, copy):
     assert find_model(copy).identity == find_model(whole).identity
     (copy / "README.md").write_text("words")
@@ -87,11 +77,56 @@ def flip_last_byte(file):
     file.write_bytes(content)
 
 
-def test_the_hash_covers_small_weights_in_full_and_large_ones_by_their_header(whole, copy, monkeypatch):
-    flip_last_byte(copy / "vae" / "diffusion_pytorch_model.safetensors")
-    assert find_model(copy).identity.hash != find_model(whole).identity.hash
+def test_the_hash_covers_small_weights_in_full_and_a_sample_of_large_ones(whole, copy, monkeypatch):
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    honest = file.read_bytes()
+    start = 8 + int.from_bytes(honest[:8], "little")
+    monkeypatch.setattr("ernie_qa.models.find.SAMPLE", 64)
+
+    def seen(flipped):
+        content = bytearray(honest)
+        for place in flipped:
+            content[place] ^= 1
+        file.write_bytes(content)
+        return find_model(copy).identity.hash != find_model(whole).identity.hash
+
+    # between the first two pieces of the sample
+    between = start + 64
+    assert seen([between])
     monkeypatch.setattr("ernie_qa.models.find.LARGE", 1000)
-    assert find_model(copy).identity.hash == find_model(whole).identity.hash
+    assert not seen([])
+    assert not seen([between])
+    assert seen([start])
+    assert seen([len(honest) - 1])
+    # a fine-tune changes values everywhere, and neither size nor header
+    assert seen(range(start, len(honest), 50))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content[:-1], "truncated: its header says {size} B, it holds {short} B"),
+        (lambda content: content[: len(content) // 2], "truncated: its header says {size} B, it holds"),
+        (lambda content: content + b"x", "damaged: its header says {size} B, it holds {long} B"),
+        (lambda content: content[:8] + b"[" + content[9:], "damaged: it does not begin with a safetensors"),
+        (lambda content: (2).to_bytes(8, "little") + b"[]", "damaged: it does not begin with a safetensors"),
+        (lambda content: (9).to_bytes(8, "little") + b'{"a": {}}', "damaged: it does not begin with"),
+        (
+            lambda content: (30).to_bytes(8, "little") + b'{"a": {"data_offsets": "0 8"}}',
+            "damaged: it does not begin with",
+        ),
+    ],
+    ids=["byte", "half", "longer", "no-json", "no-table", "no-offsets", "no-numbers"],
+)
+@pytest.mark.parametrize("large", [2**26, 0])
+def test_weights_that_are_not_as_long_as_their_header_says(copy, change, message, large, monkeypatch):
+    monkeypatch.setattr("ernie_qa.models.find.LARGE", large)
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(change(content))
+    size = len(content)
+    wanted = message.format(size=size, short=size - 1, long=size + 1)
+    assert refused(copy).startswith(f"{file}: {wanted}")
 
 
 def test_a_missing_index_names_the_file(tmp_path):
@@ -127,14 +162,30 @@ def test_a_missing_folder_is_named(copy):
     assert refused(copy) == f"{copy}/vae: missing, but model_index.json names this component"
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.PT", "a/b.ckpt", "x.pkl", "x.pickle", "x.pth"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "text_encoder/pytorch_model.bin",
+        "text_encoder/model.PT",
+        "text_encoder/a/b.ckpt",
+        "vae/x.pkl",
+        "x.pickle",
+        "x.pth",
+    ],
+)
 def test_pickles_are_refused(copy, name):
-    file = copy / "text_encoder" / name
+    file = copy / name
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(b"")
     assert (
         refused(copy) == f"{file}: a pickle checkpoint, which can run code when read; allowed are safetensors"
     )
+
+
+def test_a_pickle_that_no_component_names_is_no_matter(whole, copy):
+    (copy / "notes").mkdir()
+    (copy / "notes" / "training.pt").write_bytes(b"")
+    assert find_model(copy).identity == find_model(whole).identity
 
 
 def test_missing_and_damaged_weights_are_named(copy):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ernie_qa.errors import ModelError
+from ernie_qa.models import unchanged
 from ernie_qa.models.find import find_model
 from ernie_qa.models.unchanged import config_differences, tensor_differences, tokenizer_differences
 from ernie_qa.quantizers import sdnq
@@ -48,7 +49,8 @@ def test_an_honest_arm_passes(records: dict[str, Record], recipe: str) -> None:
         f"{name}.{level}" for name in find_recipe(recipe).components for level in ("bytes", "artifact")
     }
     expected = {"safetensors", *(f"{name}.layers" for name in (*COMPONENTS, "vae"))}
-    assert set(checks) == expected | quantized | {f"{part}.unchanged" for part in PARTS}
+    untouched = {*PARTS, *COMPONENTS} - set(find_recipe(recipe).components)
+    assert set(checks) == expected | quantized | {f"{part}.unchanged" for part in untouched}
     not_passed = {name: check.status for name, check in checks.items() if check.status is not Status.PASS}
     assert not_passed == {
         f"{name}.artifact": Status.NOT_APPLICABLE for name in find_recipe(recipe).components
@@ -103,8 +105,127 @@ def test_a_weight_that_is_not_packed_fails(tiny_model: Path) -> None:
 def test_a_component_that_the_recipe_leaves_alone_must_not_be_quantized(tiny_model: Path) -> None:
     for recipe in (QMM, NF4):
         checks = verdicts(observe(replace(arm(tiny_model, recipe), recipe=find_recipe("bf16"))), "bf16")
-        assert failed(checks) == {f"{component}.layers" for component in COMPONENTS}
+        assert failed(checks) == {
+            f"{component}.{level}" for component in COMPONENTS for level in ("layers", "unchanged")
+        }
         assert "leaves it alone" in checks["transformer.layers"].message
+
+
+class Packed(torch.Tensor):
+    """As torchao and quanto hold quantized weights: a tensor that says it is BF16."""
+
+
+def widen(pipe: Any) -> None:
+    pipe.to(torch.float32)
+
+
+def halve(pipe: Any) -> None:
+    pipe.to(torch.float16)
+
+
+def pack(pipe: Any) -> None:
+    for name in (*COMPONENTS, "vae"):
+        for layer in getattr(pipe, name).modules():
+            if isinstance(layer, torch.nn.Linear):
+                packed = layer.weight.data.as_subclass(Packed)
+                layer.weight = torch.nn.Parameter(packed, requires_grad=False)
+
+
+class Int8Linear(torch.nn.Module):
+    """A layer of nobody's package, whose weight is no parameter."""
+
+    def __init__(self, plain: torch.nn.Linear) -> None:
+        super().__init__()
+        scale = plain.weight.data.float().abs().amax(1, True) / 127
+        self.register_buffer("scale", scale.bfloat16())
+        self.register_buffer("weight", (plain.weight.data / scale).round().to(torch.int8))
+
+
+def hide_in_buffers(pipe: Any) -> None:
+    for name in (*COMPONENTS, "vae"):
+        module = getattr(pipe, name)
+        for place, layer in list(module.named_modules()):
+            if isinstance(layer, torch.nn.Linear):
+                module.set_submodule(place, Int8Linear(layer))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (widen, "text_proj.weight (float32)"),
+        (halve, "text_proj.weight (float16)"),
+        (pack, "text_proj.weight (Packed)"),
+        (hide_in_buffers, "text_proj.weight (int8)"),
+    ],
+)
+def test_bf16_is_bf16(tiny_model: Path, change: Callable[[Any], None], named: str) -> None:
+    of = arm(tiny_model, "bf16")
+    change(of.pipe)
+    checks = verdicts(observe(of), "bf16")
+    assert failed(checks) == {
+        f"{component}.{level}" for component in (*COMPONENTS, "vae") for level in ("layers", "unchanged")
+    }
+    assert named in checks["transformer.layers"].message
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("component", [*COMPONENTS, "vae"])
+def test_a_weight_that_is_not_the_directorys_fails(
+    tiny_model: Path, component: str, sampled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unchanged, "SMALL", 0 if sampled else unchanged.SMALL)
+    of = arm(tiny_model, "bf16")
+    honest = verdicts(observe(of), "bf16")
+    assert failed(honest) == set()
+    assert ("of a sample" in honest["transformer.unchanged"].message) == sampled
+    with torch.no_grad():
+        for weight in getattr(of.pipe, component).parameters():
+            weight.mul_(1.01)
+    assert failed(verdicts(observe(of), "bf16")) == {f"{component}.unchanged"}
+
+
+def test_one_weight_among_all_is_found_in_a_small_component(tiny_model: Path) -> None:
+    of = arm(tiny_model, "bf16")
+    with torch.no_grad():
+        of.pipe.text_encoder.language_model.layers[0].mlp.up_proj.weight[3, 3] += 1
+    check = verdicts(observe(of), "bf16")["text_encoder.unchanged"]
+    assert check.status is Status.FAIL
+    assert "language_model.layers.0.mlp.up_proj.weight" in check.message
+
+
+def test_a_tied_weight_may_be_stored_twice_or_once(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    live = arm(tiny_model, "bf16").pipe.pe
+    assert unchanged.tensor_differences(live, tiny_model / "pe")["differing"] == []
+    stored = load_file(tiny_model / "pe" / "model.safetensors")
+    assert "lm_head.weight" not in stored
+    embedding = stored["model.embed_tokens.weight"]
+    save_file({**stored, "lm_head.weight": embedding.clone()}, tmp_path / "model.safetensors")
+    assert unchanged.tensor_differences(live, tmp_path)["differing"] == []
+    # stored with a head, loaded as a model that has none
+    headless = unchanged.tensor_differences(live.model, tmp_path)
+    assert headless["differing"] == []
+    # a head of its own that the directory does not hold
+    live.lm_head.weight = torch.nn.Parameter(embedding + 1)
+    assert unchanged.tensor_differences(live, tiny_model / "pe")["differing"] == ["lm_head.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_an_untouched_vae_of_another_type_fails(tiny_model: Path, dtype: torch.dtype) -> None:
+    of = arm(tiny_model, QMM)
+    of.pipe.vae.to(dtype)
+    assert failed(verdicts(observe(of), QMM)) == {"vae.layers", "vae.unchanged"}
+
+
+def test_weights_stored_in_float32_may_be_loaded_in_bf16(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    stored = load_file(tiny_model / "vae" / "diffusion_pytorch_model.safetensors")
+    wide = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
+    save_file(wide, tmp_path / "diffusion_pytorch_model.safetensors")
+    vae = arm(tiny_model, "bf16").pipe.vae
+    assert unchanged.tensor_differences(vae, tmp_path)["differing"] == []
 
 
 def test_a_vae_in_8_bits_is_found(tiny_model: Path) -> None:
@@ -169,10 +290,15 @@ def test_a_pickle_in_the_directory_fails(tiny_model: Path, tmp_path: Path) -> No
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model, copy)
     model = find_model(copy)
-    (copy / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"")
-    checks = verdicts(observe(replace(of, model=model)), "bf16")
-    assert failed(checks) == {"safetensors"}
-    assert "vae/diffusion_pytorch_model.bin" in checks["safetensors"].message
+    # what no component names is never read
+    (copy / "notes").mkdir()
+    (copy / "notes" / "training.pt").write_bytes(b"")
+    assert failed(verdicts(observe(replace(of, model=model)), "bf16")) == set()
+    for name in ("vae/diffusion_pytorch_model.bin", "merged.ckpt"):
+        (copy / name).write_bytes(b"")
+        checks = verdicts(observe(replace(of, model=model)), "bf16")
+        assert failed(checks) == {"safetensors"}
+        assert name in checks["safetensors"].message
 
 
 def test_an_artifact_is_compared_with_what_was_loaded(tiny_model: Path, tmp_path: Path) -> None:
