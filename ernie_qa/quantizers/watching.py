@@ -63,7 +63,8 @@ class Watch:
         self._kernel_ops = kernel_ops
         self._tallies = {name: _Tally() for name in layers}
         self._running: list[_Frame] = []
-        self._last: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._largest: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._elements = 0
         self._replaying = False
 
     def calls(self) -> tuple[Calls, ...]:
@@ -74,7 +75,7 @@ class Watch:
         )
 
     def replay(self) -> bool:
-        """Run the component's last call once more under torch.profiler; False where it saw none to repeat.
+        """Run the component's largest call once more under torch.profiler; False if it saw none to repeat.
 
         The counting of calls trusts that the quantizer's kernel function runs the kernel. This asks torch's
         dispatcher instead, once, layer by layer, and so outside all timing.
@@ -82,9 +83,9 @@ class Watch:
         import torch
         from torch.profiler import ProfilerActivity, profile
 
-        if self._last is None:
+        if self._largest is None:
             return False
-        args, kwargs = self._last
+        args, kwargs = self._largest
         self._replaying = True
         try:
             # the dispatcher's side is enough: ops carry their names there on CUDA too
@@ -105,8 +106,11 @@ class Watch:
 
     def _component_starts(self, module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # a call with a cache changes that cache: running it again would not be the same call
-        if not self._replaying and kwargs.get("past_key_values") is None:
-            self._last = (args, kwargs)
+        if self._replaying or kwargs.get("past_key_values") is not None:
+            return
+        # the last call of a text encoder is the negative prompt: one token, too few rows for a kernel
+        if (elements := _elements(args, kwargs)) >= self._elements:
+            self._largest, self._elements = (args, kwargs), elements
 
     def _layer_starts(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         frame = _Frame(name, _call(args[0] if args else next(iter(kwargs.values()))))
@@ -203,6 +207,13 @@ def _announcing(function: Callable[..., Any], announce: Callable[[], None]) -> C
         return function(*args, **kwargs)
 
     return announced
+
+
+def _elements(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """How many values the first tensor among the arguments of a call has; 0 if none is a tensor."""
+    import torch
+
+    return next((one.numel() for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)), 0)
 
 
 def _call(value: Tensor) -> Call:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 NAME = "activation"
 ORDER = 2
 TITLE = "Does it really run quantized?"
-LIMITS: frozenset[str] = frozenset()
+LIMITS: Mapping[str, str] = {}
 
 LEVELS = ("flag", "layers", "weights", "kernels")
 _PROMPT_ENHANCER = "pe"
@@ -44,8 +45,8 @@ _PROMPT_ENHANCER = "pe"
 def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     """Read every quantized component's state, then count what its layers run while the suite is drawn.
 
-    A prompt enhancer that the suite does not use is exercised once, after the drawing. At the end each
-    component repeats its last call under torch.profiler.
+    At the end each component repeats its largest call under torch.profiler. A prompt enhancer of which no
+    call can be repeated is exercised once instead; that counts only where the suite never called it.
 
     Figures: `components` by name: quantizer, `missing` or `probe` (why nothing can be said) or flag,
     expected_flag, layers and calls.
@@ -71,13 +72,24 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
                 watches[component] = watching.enter_context(quantizer.watch(module))
         yield
         for component, watch in watches.items():
-            if not watch.replay() and component == _PROMPT_ENHANCER:
+            drawn = watch.calls()
+            exercisable = component == _PROMPT_ENHANCER and getattr(pipe, "pe_tokenizer", None) is not None
+            if not watch.replay() and exercisable:
                 from ernie_qa.pipeline import exercise_prompt_enhancer
 
                 exercise_prompt_enhancer(pipe)
                 watch.replay()
-            components[component]["calls"] = grouped(watch.calls())
+            components[component]["calls"] = grouped(_of_the_suite(drawn, watch.calls()))
     return {"components": components}
+
+
+def _of_the_suite(drawn: Sequence[Calls], repeated: Sequence[Calls]) -> Sequence[Calls]:
+    """The counts of the drawing with what its repetition dispatched; those of the exercise where the suite
+    never called the component."""
+    if not any(one.total for one in drawn):
+        return repeated
+    after = {one.name: one for one in repeated}
+    return [replace(one, replayed=after[one.name].replayed, ops=after[one.name].ops) for one in drawn]
 
 
 def judge(evidence: Evidence) -> Iterator[Check]:
@@ -193,6 +205,10 @@ def _kernels(component: str, states: Sequence[LayerState], calls: Sequence[Calls
         status = Status.NOT_COMPARABLE
         said = f"{len(unexercised)} of {len(quantized)} layers were not exercised: {listed(unexercised)}: "
         said += f"draw a suite that calls them, or allow them as idle in {recipe.path.name}"
+    elif not kernels and any(state.kernel for state in quantized):
+        status = Status.NOT_COMPARABLE
+        said = f"no call ran the quantized kernel: all of {total} are allowed not to, which proves nothing: "
+        said += "draw a suite with more rows"
     elif kernels and not ops:
         status = Status.NOT_COMPARABLE
         said = f"{kernels} calls were counted and none could be repeated under the profiler: observe again"

@@ -175,6 +175,12 @@ def test_a_component_that_was_never_called_is_not_comparable(tiny_model: Path) -
     assert "7 of 7 layers were not exercised" in checks["text_encoder.kernels"].message
 
 
+def write(pipe: Any) -> None:
+    """Four tokens from the prompt enhancer, with a cache, as `use_pe` does."""
+    ids = torch.arange(3, 43)[None]
+    pipe.pe.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4)
+
+
 @pytest.mark.parametrize("writes", [False, True])
 def test_a_prompt_enhancer_is_exercised_where_no_call_of_it_can_be_repeated(
     tiny_model: Path, writes: bool
@@ -183,13 +189,13 @@ def test_a_prompt_enhancer_is_exercised_where_no_call_of_it_can_be_repeated(
         call(pipe.text_encoder)
         call(pipe.transformer)
         if writes:
-            ids = torch.arange(3, 43)[None]
-            pipe.pe.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4)
+            write(pipe)
 
     checks = verdicts(observed(activation, arm(tiny_model, QMM), draw), QMM)
     assert failed(checks) == set()
-    # prefill, three tokens, and the exercise; or the exercise alone
-    kernels, allowed = (14, "; allowed: 21 decoding") if writes else (7, "")
+    # prefill and three tokens, the suite's own calls; or the exercise alone
+    kernels, allowed = (7, "; allowed: 21 decoding") if writes else (7, "")
+    assert checks["pe.kernels"].message.startswith(f"pe: 7 of {28 if writes else 7} calls")
     assert checks["pe.kernels"].measured == kernels
     assert checks["pe.kernels"].message.endswith(f"(aten::_int_mm){allowed}")
 
@@ -248,8 +254,8 @@ STATE = LayerState("to_q", (64, 64), True, True, "", 4, 2048, 0, 0, {}, {}, {})
         (Calls("to_q", 3, 3, {}, 1, {"aten::_int_mm": 1}), (), "pass"),
         (Calls("to_q", 3, 2, {"few_rows": 1}, 1, {"aten::_int_mm": 1}), (), "fail"),
         (Calls("to_q", 3, 2, {"few_rows": 1}, 1, {"aten::_int_mm": 1}), ("few_rows",), "pass"),
-        (Calls("to_q", 3, 0, {"few_rows": 3}, 0, {}), ("few_rows",), "pass"),
-        (Calls("to_q", 3, 0, {"decoding": 3}, 0, {}), ("few_rows",), "pass"),
+        (Calls("to_q", 3, 0, {"few_rows": 3}, 0, {}), ("few_rows",), "not_comparable"),
+        (Calls("to_q", 3, 0, {"decoding": 3}, 0, {}), ("few_rows",), "not_comparable"),
         (Calls("to_q", 3, 1, {"decoding": 2}, 1, {"aten::_int_mm": 1}), ("decoding",), "pass"),
         (Calls("to_q", 3, 0, {"decoding": 3}, 0, {}), ("decoding",), "fail"),
         (Calls("to_q", 3, 2, {"few_rows": 1}, 1, {"aten::_int_mm": 1}), ("decoding",), "fail"),
@@ -257,7 +263,7 @@ STATE = LayerState("to_q", (64, 64), True, True, "", 4, 2048, 0, 0, {}, {}, {})
         (Calls("to_q", 3, 2, {"no_kernel": 1}, 1, {"aten::_int_mm": 1}), (), "fail"),
         (Calls("to_q", 0, 0, {}, -1, {}), (), "not_comparable"),
         (Calls("to_q", 0, 0, {}, -1, {}), ("few_rows",), "not_comparable"),
-        (Calls("to_q", 0, 0, {}, -1, {}), ("idle",), "pass"),
+        (Calls("to_q", 0, 0, {}, -1, {}), ("idle",), "not_comparable"),
         (Calls("to_q", 3, 0, {"few_rows": 3}, 0, {}), ("idle",), "fail"),
         (Calls("to_q", 3, 3, {}, 1, {}), (), "fail"),
         (Calls("to_q", 3, 3, {}, -1, {}), (), "not_comparable"),
@@ -271,3 +277,76 @@ def test_what_each_allowance_excuses(calls: Calls, allowed: tuple[str, ...], sta
     elsewhere = tuple(Allowance("pe.*", when, "because") for when in allowed)
     strict = activation._kernels("transformer", [STATE], [calls], replace(recipe, allowances=elsewhere))
     assert (strict.status == Status.PASS) == (status == "pass" and not allowed)
+
+
+@pytest.mark.parametrize("reason", ["few_rows", "decoding"])
+def test_a_layer_may_be_excused_where_another_ran_the_kernel(reason: str) -> None:
+    recipe = replace(find_recipe(QMM), allowances=(Allowance("transformer.to_q", "few_rows", "because"),))
+    states = [STATE, replace(STATE, name="to_k")]
+    ran = Calls("to_k", 3, 3, {}, 1, {"aten::_int_mm": 1})
+    check = activation._kernels("transformer", states, [Calls("to_q", 3, 0, {reason: 3}, 0, {}), ran], recipe)
+    assert check.status is Status.PASS
+
+
+def test_a_component_in_which_no_call_ran_the_kernel_never_passes() -> None:
+    allowances = (
+        Allowance("transformer.to_q", "few_rows", "because"),
+        Allowance("transformer.to_k", "idle", "because"),
+    )
+    states = [STATE, replace(STATE, name="to_k")]
+    calls = [Calls("to_q", 3, 0, {"few_rows": 3}, 0, {}), Calls("to_k", 0, 0, {}, -1, {})]
+    recipe = replace(find_recipe(QMM), allowances=allowances)
+    check = activation._kernels("transformer", states, calls, recipe)
+    assert check.status is Status.NOT_COMPARABLE
+    assert "no call ran the quantized kernel" in check.message
+    # a recipe that wants no kernel is satisfied with none
+    wanting_none = [replace(state, kernel=False) for state in states]
+    calls[0] = Calls("to_q", 3, 0, {"dequantized": 3}, 0, {})
+    assert activation._kernels("transformer", wanting_none, calls, recipe).status is Status.PASS
+
+
+def test_an_empty_negative_prompt_hides_no_longer_prompt(tiny_model: Path) -> None:
+    """With guidance the pipeline encodes the prompt, then the empty negative one: one token."""
+
+    def draw(pipe: Any) -> None:
+        run(pipe)
+        call(pipe.text_encoder)
+        call(pipe.text_encoder, tokens=1)
+
+    recipe = find_recipe(QMM)
+    short = Allowance("text_encoder.*", "few_rows", "the negative prompt is empty")
+    of = replace(arm(tiny_model, QMM), recipe=replace(recipe, allowances=(*recipe.allowances, short)))
+    checks = verdicts(observed(activation, of, draw), of.recipe)
+    assert failed(checks) == set()
+    assert "(aten::_int_mm)" in checks["text_encoder.kernels"].message
+
+
+def test_the_largest_call_is_repeated_and_the_later_of_two_as_large(tiny_model: Path) -> None:
+    pe = arm(tiny_model, QMM).pipe.pe
+    repeated = []
+    with sdnq.watch(pe) as watch, torch.no_grad():
+        for first, tokens in ((3, 40), (4, 50), (5, 50), (6, 33)):
+            pe(input_ids=torch.full((1, tokens), first), use_cache=False)
+        pe.register_forward_pre_hook(
+            lambda _, args, kwargs: repeated.append(kwargs["input_ids"]), with_kwargs=True
+        )
+        assert watch.replay()
+    assert [ids.tolist() for ids in repeated] == [[[5] * 50]]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_prompt_enhancer_that_cannot_be_exercised_is_not_comparable(tiny_model: Path, writes: bool) -> None:
+    of = arm(tiny_model, QMM)
+    of.pipe.pe_tokenizer = None
+
+    def draw(pipe: Any) -> None:
+        call(pipe.text_encoder)
+        call(pipe.transformer)
+        if writes:
+            write(pipe)
+
+    checks = verdicts(observed(activation, of, draw), QMM)
+    assert failed(checks) == {"pe.kernels"}
+    assert checks["pe.kernels"].status is Status.NOT_COMPARABLE
+    said = "none could be repeated" if writes else "7 of 7 layers were not exercised"
+    assert said in checks["pe.kernels"].message
