@@ -8,6 +8,8 @@ from ernie_qa.frozen import digest
 from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, Table, find_file, names_in, read_toml
 
 SCHEMA = 1
+MIN_SIDE = 31
+"""Pixels. The least that LPIPS takes: of 30, nothing is left after AlexNet's second pooling (lpips 0.1.4)."""
 MAX_SIDE = 8192
 """Pixels. No picture is larger than 8192 x 8192, which is 64 megapixels."""
 MAX_CASES = 1000
@@ -112,8 +114,8 @@ def _case(entry: Table) -> Case:
     case = Case(
         id=entry.text("id", pattern=SAFE_NAME, allowed=SAFE_NAME_RULE),
         prompt=entry.text("prompt"),
-        width=entry.integer("width", minimum=1, maximum=MAX_SIDE),
-        height=entry.integer("height", minimum=1, maximum=MAX_SIDE),
+        width=entry.integer("width", minimum=MIN_SIDE, maximum=MAX_SIDE),
+        height=entry.integer("height", minimum=MIN_SIDE, maximum=MAX_SIDE),
         seed=entry.integer("seed", minimum=0),
         focus=entry.text("focus"),
         text=entry.strings("text", ()),

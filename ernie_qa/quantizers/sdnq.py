@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
@@ -179,11 +180,9 @@ def prove(device: str, options: Mapping[str, Any]) -> str | None:
 
 
 def _import_sdnq(device: str) -> None:
-    import torch
-
-    compiled = os.environ.get("SDNQ_USE_TORCH_COMPILE")
-    if compiled is None and device == "cpu" and not torch.cuda.is_available():
-        # sdnq reads it once, when imported; compiled, each new shape costs 5 to 60 s on a CPU
+    # sdnq reads it once, when imported: set later, it would not say what sdnq does
+    if device == "cpu" and "sdnq" not in sys.modules and "SDNQ_USE_TORCH_COMPILE" not in os.environ:
+        # compiled, each new shape costs 5 to 60 s on a CPU
         os.environ["SDNQ_USE_TORCH_COMPILE"] = "0"
         # it would then warn with every configuration that it is not compiled
         logging.getLogger("sdnq").setLevel(logging.ERROR)
@@ -257,7 +256,7 @@ def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
 
 
 def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
-    from sdnq.common import sdnq_keys
+    from sdnq import common
     from sdnq.utils import check_param_name_in
 
     dequantizer = layer.sdnq_dequantizer
@@ -268,7 +267,7 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
         kernel = options["use_quantized_matmul"] and named is None
         wanted = tuple(sorted({**options, "use_quantized_matmul": kernel}.items()))
         expected = _expected(shape[-1], wanted, str(layer.weight.device))
-    sides = [getattr(layer, key, None) for key in sdnq_keys - {"weight"}]
+    sides = [getattr(layer, key, None) for key in common.sdnq_keys - {"weight"}]
     return LayerState(
         name=name,
         shape=shape,
@@ -280,7 +279,7 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
         side_bytes=sum(side.numel() * side.element_size() for side in sides if side is not None),
         unlisted=0,
         weight=_weight(layer),
-        runtime=_runtime(layer),
+        runtime={**_runtime(layer), "compiled": common.use_torch_compile},
         expected=expected,
     )
 

@@ -123,10 +123,10 @@ def _odd_tensor(layer: Module) -> str:
 
     # float32 tables of a rotary embedding, counters and masks are a plain model's too
     plain = {torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.bool}
-    allowed = [(layer.named_parameters(recurse=False), {torch.bfloat16})]
-    allowed.append((layer.named_buffers(recurse=False), plain))
-    for tensors, dtypes in allowed:
-        for name, tensor in tensors:
+    for tensors, dtypes in ((layer._parameters, {torch.bfloat16}), (layer._buffers, plain)):
+        for name, tensor in tensors.items():
+            if tensor is None:
+                continue
             # torchao and quanto pack weights into classes of their own, which say that they are BF16
             if type(tensor.data) is not torch.Tensor:
                 return f"{name} ({type(tensor.data).__name__})"

@@ -281,3 +281,50 @@ def test_counting_works_with_compilation() -> None:
     environment = {**os.environ, "SDNQ_USE_TORCH_COMPILE": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def in_a_process(script: str) -> str:
+    """What `script` prints where SDNQ_USE_TORCH_COMPILE is not set."""
+    environment = {key: value for key, value in os.environ.items() if key != "SDNQ_USE_TORCH_COMPILE"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[-1]
+
+
+def test_the_cpu_is_not_compiled_for_on_a_machine_with_cuda() -> None:
+    script = (
+        "import os, torch\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "from ernie_qa.quantizers.sdnq import _import_sdnq\n"
+        "try: _import_sdnq('cpu')\n"
+        # without a GPU sdnq stops when it asks which one there is: after it has read the setting
+        "except (AssertionError, RuntimeError): pass\n"
+        "print(os.environ.get('SDNQ_USE_TORCH_COMPILE'))"
+    )
+    assert in_a_process(script) == "0"
+
+
+def test_the_setting_says_what_an_sdnq_imported_before_really_does() -> None:
+    script = (
+        "import os, torch._dynamo\n"
+        # quick: it then compiles nothing to try itself
+        "torch._dynamo.config.disable = True\n"
+        "import sdnq\n"
+        "from ernie_qa.quantizers.sdnq import _import_sdnq\n"
+        "_import_sdnq('cpu')\n"
+        "print(os.environ.get('SDNQ_USE_TORCH_COMPILE'))"
+    )
+    assert in_a_process(script) == "None"
+
+
+def test_whether_sdnq_compiles_is_recorded(
+    transformer: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdnq import common
+
+    wanted = options(find_recipe(RECIPE))
+    for compiled in (True, False):
+        monkeypatch.setattr(common, "use_torch_compile", compiled)
+        quantized = [state for state in sdnq.describe(transformer, wanted) if state.quantized]
+        assert {state.runtime["compiled"] for state in quantized} == {compiled}
+        assert runtime_faults(quantized) == []

@@ -2,12 +2,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import lpips
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_qa.errors import SuiteError
-from ernie_qa.suite import check_sizes, find_suite, suite_names
+from ernie_qa.suite import MIN_SIDE, check_sizes, find_suite, suite_names
 
 WHOLE = """
 schema = 1
@@ -107,6 +109,15 @@ def test_the_hash_covers_what_changes_a_picture(tmp_path, old, new, same):
     assert (find_suite(write(tmp_path, WHOLE.replace(old, new))).hash == before) is same
 
 
+def test_no_allowed_side_is_too_small_for_a_metric():
+    alex = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
+    for width, height in ((MIN_SIDE, 64), (64, MIN_SIDE)):
+        picture = torch.zeros(1, 3, height, width)
+        assert alex(picture, picture).item() == 0
+    with pytest.raises(RuntimeError):
+        alex(*(torch.zeros(1, 3, 64, MIN_SIDE - 1),) * 2)
+
+
 def test_the_hash_covers_the_order(tmp_path):
     suite = find_suite(write(tmp_path, WHOLE))
     assert replace(suite, cases=suite.cases[::-1]).hash != suite.hash
@@ -120,15 +131,15 @@ def test_the_hash_covers_the_order(tmp_path):
         ('"a red circle"', '""', 'cases[1].prompt: found "" (text), allowed is text that is not empty'),
         (
             "width = 64",
-            "width = 0",
-            "cases[1].width: found 0 (whole number), allowed is a whole number from 1 to",
+            "width = 30",
+            "cases[1].width: found 30 (whole number), allowed is a whole number from 31 to",
         ),
         (
             "width = 64",
             "width = 64.0",
-            "cases[1].width: found 64.0 (number), allowed is a whole number from 1",
+            "cases[1].width: found 64.0 (number), allowed is a whole number from 31",
         ),
-        ("width = 64", "wdth = 64", "cases[1].width: missing, needed is a whole number from 1 to 8192; is "),
+        ("width = 64", "wdth = 64", "cases[1].width: missing, needed is a whole number from 31 to 8192; is "),
         ("seed = 8", "seed = -1", "cases[1].seed: found -1 (whole number), allowed is a whole number from 0"),
         ("seed = 8", "seed = 0x8000000000000000", "cases[1].seed: found 9223372036854775808 (whole number)"),
         ('"second"', '"First"', 'cases[1].id: "First" is the id of an earlier case too'),
