@@ -1,6 +1,6 @@
 """What importing costs: ernie_qa, what judging needs beside it, and torch, in fresh processes.
 
-    python benchmarks/import_time.py
+python benchmarks/import_time.py
 """
 
 from __future__ import annotations

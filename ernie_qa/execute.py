@@ -188,10 +188,12 @@ class Session:
                 pipe = load_pipeline(self.plan.model, recipe, self.plan.device)
                 record = observe(pipe, recipe, self.plan.suite, reference=reference, progress=progress)
             del pipe
-        except BaseException as error:
+        except (ErnieQAError, OSError, RuntimeError, ValueError) as error:
             # whoever keeps the error would keep the pipeline alive in its frames, beside the next one
             traceback.clear_frames(error.__traceback__)
-            raise
+            if isinstance(error, ErnieQAError):
+                raise
+            raise ErnieQAError(f"{recipe.name} broke off: {_told(error)}") from error
         finally:
             _release(self.plan.device)
         progress(len(record.pictures), len(record.pictures))
@@ -225,6 +227,13 @@ def hushed() -> Iterator[None]:
             if not told:
                 log.seek(0)
                 shutil.copyfileobj(log, stderr)
+
+
+def _told(error: Exception) -> str:
+    """What a library raised, in one line, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    said = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def _release(device: str) -> None:

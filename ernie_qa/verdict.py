@@ -51,7 +51,8 @@ class Check:
     def __str__(self) -> str:
         """One line: status, label, and what was measured beside its limit."""
         figures = [
-            f"{word} {value:.6g}" for word, value in (("measured", self.measured), ("limit", self.limit))
+            f"{word} {value:.6g}"
+            for word, value in (("measured", self.measured), ("limit", self.limit))
             if value is not None
         ]
         unit = f" {self.unit}" if self.unit and figures else ""

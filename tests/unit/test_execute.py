@@ -64,7 +64,9 @@ def test_an_arm_that_broke_off_is_not_tried_again(
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(execute, "load_pipeline", broken)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(
+        ErnieQAError, match=r"bf16 broke off: RuntimeError: CUDA out of memory \(test_execute.py, line"
+    ):
         session.outcome(session.plan.recipes[0])
     with pytest.raises(ErnieQAError, match="bf16 broke off before"):
         session.outcome(session.plan.recipes[0])
