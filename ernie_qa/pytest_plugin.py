@@ -312,7 +312,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from ernie_qa.report.terminal import lines
 
     plan = run.session.plan
-    terminalreporter.section(f"ernie_qa: {plan.model.name} on suite {plan.suite.name}, {plan.device}")
+    terminalreporter.write_sep("=", f"ernie_qa: {plan.model.name} on suite {plan.suite.name}, {plan.device}")
     verdicts = [outcome.verdict for outcome in run.session.outcomes]
     for line in lines(verdicts, colour=terminalreporter.hasmarkup):
         terminalreporter.write_line(line)
