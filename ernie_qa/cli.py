@@ -166,7 +166,8 @@ def _run(plan: Plan, require_baseline: bool) -> Session:
                 if REFERENCE in session.broken or len(plan.recipes) == 1:
                     raise
                 # what the others showed is not lost
-                tqdm.write(f"ernie-qa: {recipe.name}: {error}", file=terminal)
+                arm = "" if recipe.name in str(error) else f"{recipe.name}: "
+                tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
     return session
 
 
