@@ -6,13 +6,14 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.errors import ErnieQAError
+from ernie_qa.errors import ErnieQAError, InputError
 from ernie_qa.verdict import Status
 
 if TYPE_CHECKING:
@@ -194,7 +195,11 @@ def _models(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from ernie_qa.record import load_record
 
-    record = load_record(options.record)
+    given = options.record
+    if (given / "verdict.json").is_file():
+        arms = ", ".join(sorted(str(path.parent) for path in given.glob("*/record.json")))
+        raise InputError(f"{given}: a report of several records; name one of {arms or 'none'}")
+    record = load_record(given.parent if given.name == "record.json" else given)
     for name, value in (
         ("record", record.hash),
         ("created", record.created),
@@ -204,11 +209,29 @@ def _show(options: argparse.Namespace) -> int:
         ("reference", record.reference or "none"),
     ):
         print(f"{name:<10} {value}")
+    for line in _kernels(record.figures.get("activation", {}).get("components", {})):
+        print(line)
     for title, values in (("machine", asdict(record.fingerprint)), *record.figures.items()):
         print(f"\n{title}")
         for line in _outline(values, "  "):
             print(line)
     return 0
+
+
+def _kernels(components: Mapping[str, Any]) -> Iterator[str]:
+    """What ran, a line a component: the calls of its layers, those in the kernel, why the others were not."""
+    for component, figures in components.items():
+        counted: Counter[str] = Counter()
+        operators: set[str] = set()
+        for group in figures.get("calls", ()):
+            layers = len(group["names"])
+            counted.update({"calls": group["total"] * layers, "quantized": group["quantized"] * layers})
+            counted.update({reason: count * layers for reason, count in group["fallbacks"].items()})
+            operators.update(group["ops"])
+        calls, quantized = counted.pop("calls", 0), counted.pop("quantized", 0)
+        others = "".join(f", {count} {reason}" for reason, count in sorted(counted.items()))
+        kernel = f" ({', '.join(sorted(operators))})" if operators else ""
+        yield f"{component:<14} {quantized} of {calls} calls ran the quantized kernel{kernel}{others}"
 
 
 def _outline(values: Mapping[str, Any], indent: str) -> Iterator[str]:

@@ -131,6 +131,12 @@ class Session:
         )
 
     @property
+    def records(self) -> dict[str, Record]:
+        """Recipe -> record, the reference included though nobody asked for it."""
+        reference = {REFERENCE: self._reference} if self._reference else {}
+        return reference | {outcome.verdict.recipe: outcome.record for outcome in self.outcomes}
+
+    @property
     def status(self) -> Status:
         """What all arms amount to; one that broke off is not comparable."""
         found = [outcome.verdict.status for outcome in self.outcomes]

@@ -50,10 +50,10 @@ def document(session: Session) -> dict[str, Any]:
 
 
 def save(directory: Path, session: Session) -> None:
-    """Write `<recipe>/` (the record) for each outcome, and verdict.json."""
+    """Write `<recipe>/` (the record) for each arm, the reference among them, and verdict.json."""
     directory.mkdir(parents=True, exist_ok=True)
-    for outcome in session.outcomes:
-        outcome.record.save(directory / outcome.verdict.recipe)
+    for recipe, record in session.records.items():
+        record.save(directory / recipe)
     text = json.dumps(document(session), indent=2, ensure_ascii=False)
     (directory / DOCUMENT).write_text(text + "\n", encoding="utf-8")
 

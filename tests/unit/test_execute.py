@@ -83,6 +83,7 @@ def test_an_arm_that_broke_off_leaves_the_others_and_no_pass(
     tiny_model: Path,
     small_suite: Path,
     write_recipe: Callable[[str, float], Path],
+    tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     load, pipelines = execute.load_pipeline, []
@@ -97,9 +98,16 @@ def test_an_arm_that_broke_off_leaves_the_others_and_no_pass(
     monkeypatch.setattr(execute, "load_pipeline", broken)
     recipes = [str(write_recipe(name, 1.0)) for name in ("first", "second")]
     given = ["--model", str(tiny_model), "--suite", str(small_suite), "--device", "cpu"]
+    given += ["--report", str(tmp_path / "out")]
     code = main(["gate", *given, "--recipe", recipes[0], "--recipe", recipes[1]])
     told = capfd.readouterr()
     assert code == 3
     assert "ernie-qa: second: not enough GPU memory" in told.err
     assert "first" in told.out
     assert [pipe() for pipe in pipelines] == [None] * 3
+    # what was drawn is kept, the reference too, and can be shown
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bf16", "first", "verdict.json"]
+    assert main(["show", str(tmp_path / "out")]) == 2
+    assert "name one of" in capfd.readouterr().err
+    assert main(["show", str(tmp_path / "out" / "first" / "record.json")]) == 0
+    assert "ran the quantized kernel (aten::_int_mm), 8 few_rows" in capfd.readouterr().out
