@@ -123,7 +123,12 @@ def main() -> None:
     parser.add_argument("stage", choices=stages)
     parser.add_argument("work", type=Path, help="where the stages leave their results")
     parser.add_argument("directory", type=Path, nargs="?", default=Path("ernie_qa/models/mini"))
-    parser.add_argument("--minutes", type=float, default=7.5, help="stop a stage after this long")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=6.5,
+        help="stop training after this long; rendering and encoding come on top, about a minute",
+    )
     parser.add_argument("--steps", type=int, help="instead of the stage's own number")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--posters", type=int, help="how many to render")
