@@ -4,7 +4,6 @@ A rung is a module with
 
     NAME      what its figures, checks, gate file and page in docs are called
     ORDER     its place on the ladder: cheap rungs first
-    TITLE     the question it answers
     LIMITS    the limits that a recipe may set for it: name -> "max" or "min", the bound that keeps out damage
     measure(arm)      a generator: it runs up to its one `yield` before the suite is drawn, receives what
                       was drawn, and returns figures (JSON values)
@@ -67,7 +66,6 @@ class Evidence:
 class Rung(Protocol):
     NAME: str
     ORDER: int
-    TITLE: str
     LIMITS: Mapping[str, str]
 
     def measure(self, arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]: ...

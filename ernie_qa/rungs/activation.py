@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 NAME = "activation"
 ORDER = 2
-TITLE = "Does it really run quantized?"
 LIMITS: Mapping[str, str] = {}
 
 LEVELS = ("flag", "layers", "weights", "kernels")

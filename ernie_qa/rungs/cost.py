@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 NAME = "cost"
 ORDER = 6
-TITLE = "What does it cost?"
 LIMITS: Mapping[str, str] = {}
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 NAME = "images"
 ORDER = 4
-TITLE = "Do the pictures still match?"
 
 IDENTICAL = "identical"
 """Stored for an infinite score, which JSON has no number for: PSNR where no value differs."""

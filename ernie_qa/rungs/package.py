@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 NAME = "package"
 ORDER = 1
-TITLE = "Is the artifact what the recipe says?"
 LIMITS: Mapping[str, str] = {}
 
 _TOKENIZERS = ("tokenizer", "pe_tokenizer")
