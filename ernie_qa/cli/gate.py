@@ -1,0 +1,124 @@
+"""`ernie-qa gate`: the gates without pytest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ernie_qa.errors import ErnieQAError
+from ernie_qa.verdict import Status
+
+if TYPE_CHECKING:
+    from ernie_qa.execute import Plan, Session
+
+EXIT = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_COMPARABLE: 3, Status.NOT_APPLICABLE: 3}
+EXIT_CODES = "exit codes: 0 pass, 1 fail, 2 bad input or something missing here, 3 not comparable"
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    gate = commands.add_parser(
+        "gate",
+        help="run recipes on a model and judge them",
+        description="Draw a suite with each recipe, prove what ran, compare it with BF16, and judge.\n"
+        "BF16 is always drawn first, as the reference. Each recipe loads once.",
+        epilog="examples:\n"
+        "  ernie-qa gate\n"
+        "      all shipped recipes on the shipped miniature\n"
+        "  ernie-qa gate --recipe mine.toml --recipe sdnq-int8 --report out\n"
+        "      a recipe of your own beside a shipped one; records and pictures go to out/\n"
+        "  ernie-qa gate --model ~/models/ERNIE-Image-Turbo --suite turbo10 --device cuda\n"
+        "      the full-size model on a GPU\n\n" + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    gate.add_argument(
+        "--model",
+        default="mini",
+        metavar="MODEL",
+        help="a shipped name, a diffusers directory or a hub id (mini)",
+    )
+    gate.add_argument(
+        "--recipe",
+        action="append",
+        default=[],
+        metavar="RECIPE",
+        help="a shipped name or a TOML file; may be repeated (all shipped recipes)",
+    )
+    gate.add_argument(
+        "--suite", metavar="SUITE", help="a shipped name or a TOML file (the one that the model names)"
+    )
+    gate.add_argument(
+        "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
+    )
+    gate.add_argument(
+        "--require-baseline", action="store_true", help="without an accepted baseline, not comparable"
+    )
+    gate.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write records and verdict.json to a new or empty directory",
+    )
+    gate.add_argument("--json", action="store_true", help="print the verdicts as JSON instead of the table")
+    gate.set_defaults(run=_gate)
+
+
+def _gate(options: argparse.Namespace) -> int:
+    # only a gate draws; --help and the lists stay instant
+    from ernie_qa.execute import plan, visible_device
+    from ernie_qa.meter import require_device
+    from ernie_qa.report.files import check_directory, document, save
+
+    if options.report:
+        check_directory(options.report)
+    checked = plan(options.model, options.recipe, options.suite)
+    checked = replace(checked, device=options.device or visible_device())
+    require_device(checked.device)
+    session = _run(checked, options.require_baseline)
+    verdicts = [outcome.verdict for outcome in session.outcomes]
+    if options.report:
+        save(options.report, session)
+    if options.json:
+        print(json.dumps(document(session), indent=2, ensure_ascii=False))
+    else:
+        from ernie_qa.report.terminal import lines
+
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print(f"{checked.model.name} on suite {checked.suite.name}, {checked.device}\n")
+        print("\n".join(lines(verdicts, colour=colour)))
+    return EXIT[session.status]
+
+
+def _run(plan: Plan, require_baseline: bool) -> Session:
+    """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal."""
+    from tqdm import tqdm
+
+    from ernie_qa.execute import REFERENCE, Session
+
+    # a descriptor of its own, for the session turns stderr away while libraries write to it
+    with (
+        os.fdopen(os.dup(2), "w") as terminal,
+        tqdm(total=plan.pictures, unit="picture", disable=None, leave=False, file=terminal) as bar,
+    ):
+
+        def progress(recipe: str, drawn: int, wanted: int) -> None:
+            bar.set_description(recipe)
+            bar.update(drawn > 0)
+
+        session = Session(plan, require_baseline=require_baseline, progress=progress)
+        for recipe in plan.recipes:
+            try:
+                session.outcome(recipe)
+            except ErnieQAError as error:
+                if REFERENCE in session.broken or len(plan.recipes) == 1:
+                    raise
+                # what the others showed is not lost
+                arm = "" if recipe.name in str(error) else f"{recipe.name}: "
+                tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
+    return session

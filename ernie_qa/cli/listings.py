@@ -1,0 +1,35 @@
+"""`ernie-qa recipes` and `ernie-qa models`: what is shipped."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add both commands."""
+    for name, run, summary in (
+        ("recipes", _recipes, "list the shipped recipes"),
+        ("models", _models, "list the shipped models"),
+    ):
+        listing = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        listing.set_defaults(run=run)
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from ernie_qa.recipe import find_recipe, recipe_names
+
+    for name in recipe_names():
+        recipe = find_recipe(name)
+        print(f"{name}\n    {recipe.summary}")
+        print(f"    quantizes {', '.join(recipe.components) or 'nothing'}; {recipe.path}")
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from ernie_qa.models.find import find_model, model_names
+
+    for name in model_names():
+        model = find_model(name)
+        print(f"{name}\n    {model.manifest.summary if model.manifest else ''}")
+        print(f"    {model.weights} weights, suite {model.suite}; {model.path}")
+    return 0
