@@ -5,7 +5,8 @@
     │   ├── RecipeError       a recipe file, or the name of one
     │   ├── SuiteError        a suite file, or the name of one
     │   ├── ModelError        a model directory or one of its files
-    │   └── RecordError       a stored record: unreadable, edited, or of a later schema
+    │   ├── RecordError       a stored record: unreadable, edited, or of a later schema
+    │   └── BaselineError     accepted figures or pictures: damaged, edited, or not to be accepted
     └── UnavailableError      this machine lacks something: a GPU, a package, the LPIPS weights
 
 Every message is one line that says what is wrong, where, and what to do.
@@ -34,6 +35,10 @@ class ModelError(InputError):
 
 class RecordError(InputError):
     """A stored record is unreadable, was edited, or is of a later schema."""
+
+
+class BaselineError(InputError):
+    """Accepted figures or pictures are damaged or were edited, or what is offered must not be accepted."""
 
 
 class UnavailableError(ErnieQAError):

@@ -16,27 +16,29 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
+from ernie_qa.baseline.store import find_baseline
+from ernie_qa.errors import BaselineError, ErnieQAError, InputError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import fetch
+from ernie_qa.fingerprint import machine_of
 from ernie_qa.judge import judge
 from ernie_qa.meter import require_device
 from ernie_qa.models.find import find_model, vae_scale_factor
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quantizers import checked_options
-from ernie_qa.recipe import find_recipe, recipe_names
+from ernie_qa.recipe import REFERENCE, find_recipe, recipe_names
 from ernie_qa.rungs import check_limits
 from ernie_qa.suite import check_sizes, find_suite
 from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
+    from ernie_qa.baseline.pictures import Pictures
+    from ernie_qa.baseline.store import Baseline
     from ernie_qa.models.find import Model
     from ernie_qa.recipe import Recipe
     from ernie_qa.record import Record
     from ernie_qa.suite import Suite
     from ernie_qa.verdict import Verdict
-
-REFERENCE = "bf16"
 
 Progress = Callable[[str, int, int], None]
 """Called with a recipe, and how many of its pictures are drawn and wanted: as many as wanted when it ends."""
@@ -112,13 +114,17 @@ class Session:
         self,
         plan: Plan,
         *,
+        baselines: Path | None = None,
         require_baseline: bool = False,
         progress: Progress = lambda recipe, drawn, wanted: None,
     ) -> None:
         self.plan = plan
+        self._baselines = baselines
+        self._baseline: Baseline | None = None
         self._require_baseline = require_baseline
         self._progress = progress
-        self._lacking: str | None = None
+        self._prepared = False
+        self._lacking: ErnieQAError | None = None
         self._begun: set[str] = set()
         self._reference: Record | None = None
         self._outcomes: dict[str, Outcome] = {}
@@ -152,20 +158,24 @@ class Session:
         return (self.outcome(recipe) for recipe in self.plan.recipes)
 
     def prepare(self) -> None:
-        """UnavailableError where this machine lacks what every arm needs: the device, LPIPS's weights.
+        """What every arm needs: the device, LPIPS's weights, which are fetched if need be, and the baseline.
 
-        Fetches those weights if it can. What it found stands for the whole session.
+        UnavailableError where this machine lacks one of the first two, BaselineError where what was accepted is
+        damaged. What was found stands for the whole session.
         """
-        if self._lacking is None:
-            self._lacking = ""
+        if not self._prepared:
+            self._prepared = True
             try:
                 require_device(self.plan.device)
                 if self.plan.model.weights != "random":
                     fetch()
-            except UnavailableError as error:
-                self._lacking = str(error)
+                if self._baselines:
+                    machine = machine_of(self.plan.device)
+                    self._baseline = find_baseline(self._baselines, self.plan.model.name, machine)
+            except (UnavailableError, BaselineError) as error:
+                self._lacking = error
         if self._lacking:
-            raise UnavailableError(self._lacking)
+            raise self._lacking
 
     def outcome(self, recipe: Recipe) -> Outcome:
         """The outcome of one arm. An arm that broke off is not tried again: ErnieQAError."""
@@ -174,7 +184,9 @@ class Session:
             bf16 = self._bf16()
             reference = None if recipe.name == REFERENCE else bf16
             record = self._observe(recipe, reference) if reference else bf16
-            verdict = judge(record, reference, recipe, require_baseline=self._require_baseline)
+            verdict = judge(
+                record, reference, recipe, self._baseline, require_baseline=self._require_baseline
+            )
             self._outcomes[recipe.name] = Outcome(record, verdict)
         return self._outcomes[recipe.name]
 
@@ -182,6 +194,13 @@ class Session:
         if self._reference is None:
             self._reference = self._observe(find_recipe(REFERENCE), None)
         return self._reference
+
+    def _accepted_pictures(self) -> Pictures | None:
+        """What BF16 is compared with to see whether it moved: pictures that were accepted for this suite."""
+        if self._baseline is None:
+            return None
+        bf16 = self._baseline.accepted[REFERENCE]
+        return self._baseline.pictures if bf16.suite.hash == self.plan.suite.hash else None
 
     def _observe(self, recipe: Recipe, reference: Record | None) -> Record:
         if recipe.name in self._begun:
@@ -192,7 +211,14 @@ class Session:
         try:
             with hushed():
                 pipe = load_pipeline(self.plan.model, recipe, self.plan.device)
-                record = observe(pipe, recipe, self.plan.suite, reference=reference, progress=progress)
+                record = observe(
+                    pipe,
+                    recipe,
+                    self.plan.suite,
+                    reference=reference,
+                    accepted=None if reference else self._accepted_pictures(),
+                    progress=progress,
+                )
             del pipe
         except (ErnieQAError, OSError, RuntimeError, ValueError) as error:
             # whoever keeps the error would keep the pipeline alive in its frames, beside the next one

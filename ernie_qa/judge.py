@@ -1,49 +1,62 @@
-"""Judging: a record, its reference and a recipe's limits become a verdict. Imports no torch."""
+"""Judging: a record, its reference, a recipe's limits and a baseline become a verdict. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ernie_qa.recipe import Recipe, find_recipe
+from ernie_qa import regression
+from ernie_qa.recipe import REFERENCE, Recipe, find_recipe
 from ernie_qa.record import Record
 from ernie_qa.rungs import Evidence, check_limits, rungs
-from ernie_qa.verdict import Check, Status, Verdict
+from ernie_qa.verdict import Check, Status, Verdict, WaiverUse
+
+if TYPE_CHECKING:
+    from ernie_qa.baseline.store import Baseline
+    from ernie_qa.recipe import Waiver
 
 
 def judge(
     record: Record,
     reference: Record | None,
     recipe: Recipe | str | Path,
-    baseline: None = None,
+    baseline: Baseline | None = None,
     *,
     require_baseline: bool = False,
+    today: date | None = None,
 ) -> Verdict:
-    """Hold `record` against the limits of `recipe`, rung by rung.
+    """Hold `record` against the limits of `recipe`, rung by rung, and against what was accepted in `baseline`.
 
     `reference` is the record that its pictures were compared with. A record can be judged again anywhere,
-    later, under other limits. There is no store of accepted figures yet, so `baseline` is None: regression
-    checks are not applicable, or not comparable with `require_baseline`. RecipeError where the recipe is
-    wrong or limits what no rung measures.
+    later, under other limits. Where nothing was accepted, regression checks are not applicable, or not
+    comparable with `require_baseline`. Waivers end by `today`, in UTC unless it is given. RecipeError where
+    the recipe is wrong or limits what no rung measures.
     """
     wanted = find_recipe(recipe)
     check_limits(wanted)
     unsound = _unsound(reference) if reference else None
     evidence = Evidence(record, None if unsound else reference, wanted)
-    informational = evidence.gate.informational if evidence.gate else frozenset()
-    checks = (
+    gate = evidence.gate
+    informational = gate.informational if gate else frozenset()
+    checks = tuple(
         replace(check, required=False) if check.name in informational else check
-        for check in (*_reference_checks(unsound), *_checks(evidence, require_baseline))
+        for check in (
+            *_reference_checks(unsound),
+            *_checks(evidence),
+            *regression.checks(evidence, baseline, require=require_baseline),
+        )
     )
-    return Verdict(wanted.name, tuple(checks))
+    return _waived(wanted.name, checks, gate.waivers if gate else (), today or datetime.now(UTC).date())
 
 
 def _unsound(reference: Record) -> str | None:
     """Why `reference` is not what it claims to be, a BF16 arm that drew whole pictures; None where it is."""
-    bf16 = find_recipe("bf16")
+    bf16 = find_recipe(REFERENCE)
     if reference.recipe.hash != bf16.hash:
-        return f"it is an arm of {reference.recipe.name}, not of bf16"
+        return f"it is an arm of {reference.recipe.name}, not of {REFERENCE}"
     failed = judge(reference, None, bf16).of(Status.FAIL)
     return f"{failed[0].label}: {failed[0].message}" if failed else None
 
@@ -54,7 +67,7 @@ def _reference_checks(unsound: str | None) -> Iterator[Check]:
         yield Check("reference.sound", "reference", Status.NOT_COMPARABLE, message)
 
 
-def _checks(evidence: Evidence, require_baseline: bool) -> Iterator[Check]:
+def _checks(evidence: Evidence) -> Iterator[Check]:
     recipe, recorded = evidence.recipe, evidence.record.recipe
     if recorded.hash != recipe.hash:
         message = (
@@ -64,6 +77,25 @@ def _checks(evidence: Evidence, require_baseline: bool) -> Iterator[Check]:
         yield Check("recipe.same", "recipe", Status.NOT_COMPARABLE, message)
     for rung in rungs():
         yield from rung.judge(evidence)
-    if require_baseline:
-        message = "a baseline is required and none is accepted: judge without --ernie-require-baseline"
-        yield Check("baseline.accepted", "baseline", Status.NOT_COMPARABLE, message)
+
+
+def _waived(recipe: str, checks: tuple[Check, ...], waivers: tuple[Waiver, ...], today: date) -> Verdict:
+    """The verdict with the waived checks shown and not deciding; a waiver that has ended fails by itself."""
+    uses = []
+    for waiver in waivers:
+        hit = [check for check in checks if waiver.check in (check.name, check.label)]
+        expired = today > waiver.until
+        uses.append(WaiverUse(waiver.check, waiver.reason, waiver.until, expired, len(hit)))
+        if expired:
+            message = (
+                f"the waiver of {waiver.check} ended on {waiver.until} ({waiver.reason}): mend what it was for "
+                f"and remove it, or give it a new date and reason"
+            )
+            checks = (*checks, Check("waivers.expired", "waivers", Status.FAIL, message, case=waiver.check))
+        else:
+            note = f"waived until {waiver.until} ({waiver.reason}): "
+            checks = tuple(
+                replace(check, required=False, message=note + check.message) if check in hit else check
+                for check in checks
+            )
+    return Verdict(recipe, checks, tuple(uses))

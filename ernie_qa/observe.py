@@ -19,6 +19,8 @@ from ernie_qa.suite import Suite, check_sizes, find_suite
 if TYPE_CHECKING:
     from diffusers import ErnieImagePipeline
 
+    from ernie_qa.baseline.pictures import Pictures
+
 Progress = Callable[[int, int], None]
 """Called with the number of pictures drawn and of pictures to draw."""
 
@@ -29,21 +31,23 @@ def observe(
     suite: Suite | str | Path,
     *,
     reference: Record | None = None,
+    accepted: Pictures | None = None,
     model: Model | str | Path | None = None,
     progress: Progress = lambda drawn, of: None,
 ) -> Record:
     """Draw `suite` with `pipe` and record what it did and what it is; imports torch.
 
     The pipeline is taken as it is: `recipe` only says what it is meant to be. `reference` is the BF16 arm's
-    record of the same model, suite, build and machine; without it the pictures are not compared. `model` is
-    needed for a pipeline that `load_pipeline` did not make. InputError where one of these is wrong.
+    record of the same model, suite, build and machine; without it the pictures are not compared. `accepted`,
+    for the BF16 arm, are a baseline's pictures: how far BF16 has moved from them is measured. `model` is needed
+    for a pipeline that `load_pipeline` did not make. InputError where one of these is wrong.
     """
     live: Any = pipe
     origin = provenance(pipe)
     if model is None and origin is None:
         raise ModelError("this pipeline does not say which model it is; pass model=")
     known = find_model(model) if model is not None else origin.model  # type: ignore[union-attr]
-    arm = Arm(pipe, known, find_recipe(recipe), find_suite(suite), reference)
+    arm = Arm(pipe, known, find_recipe(recipe), find_suite(suite), reference, accepted)
     check_sizes(arm.suite, live.vae_scale_factor, known.name)
     fingerprint = take_fingerprint(str(live._execution_device))
     figures, drawn = _measured(arm, progress)

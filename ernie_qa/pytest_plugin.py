@@ -28,13 +28,13 @@ OPTIONS = {
     "model": ("MODEL", "model to gate: 'mini', a diffusers directory, or a hub id (default: mini)"),
     "recipe": ("RECIPE", "recipe to gate, a shipped name or a TOML file; repeatable (default: all shipped)"),
     "suite": ("SUITE", "suite to draw, a shipped name or a TOML file (default: the model's own)"),
-    "baselines": ("DIR", "accepted baselines; candidates are kept beside them (default: none)"),
+    "baselines": ("DIR", "accepted figures to compare with; candidates are kept beside them (default: none)"),
     "report": ("DIR", "write the records and verdict.json into this new or empty directory"),
     "update": (
         None,
         "keep the records as candidates in DIR/candidates of --ernie-baselines; accepts nothing",
     ),
-    "require_baseline": (None, "without an accepted baseline a verdict is not comparable"),
+    "require_baseline": (None, "where nothing was accepted for a recipe, its verdict is not comparable"),
 }
 _PLACES = ("baselines", "report")
 
@@ -44,6 +44,7 @@ class Run:
     """What one pytest run gates: a plan a device while tests are collected, one session when they run."""
 
     error: str = ""
+    bundle: Path | None = None
     plans: dict[str, Plan] = field(default_factory=dict)
     session: Session | None = None
 
@@ -185,8 +186,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _session(config: pytest.Config, plan: Plan) -> Session:
     from ernie_qa.execute import Session
 
+    baselines = setting(config, "baselines")
     return Session(
         plan,
+        baselines=Path(baselines) if baselines else None,
         require_baseline=setting(config, "require_baseline"),
         progress=_live_line(config),
     )
@@ -239,8 +242,8 @@ def ernie_gate(
         __tracebackhide__ = True
         try:
             session.prepare()
-        except UnavailableError as error:
-            if ernie_arm.device != "cpu":
+        except ErnieQAError as error:
+            if isinstance(error, UnavailableError) and ernie_arm.device != "cpu":
                 # every other gate would end the same way
                 request.session.shouldfail = str(error)
             raise pytest.fail.Exception(str(error), pytrace=False) from None
@@ -302,7 +305,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if report := setting(session.config, "report"):
         save(Path(report), run.session)
     if setting(session.config, "update"):
-        save_candidates(Path(setting(session.config, "baselines")), run.session)
+        run.bundle = save_candidates(Path(setting(session.config, "baselines")), run.session)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -318,3 +321,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
     if run.session.broken:
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
+    if run.bundle:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(f"kept as candidates, and nothing accepted: {run.bundle}")
+        terminalreporter.write_line(f"see what would change: ernie-qa baseline diff {run.bundle}")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ernie_qa.frozen import Frozen, digest
 from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, Table, did_you_mean, find_file, names_in, read_toml
 
 SCHEMA = 1
+REFERENCE = "bf16"
+"""The recipe that all others are compared with."""
 QUANTIZABLE = ("pe", "text_encoder", "transformer")
 """What a recipe may quantize; the VAE, the scheduler and the tokenizers stay as they are."""
 REASONS = ("few_rows", "decoding", "idle")
@@ -21,6 +24,8 @@ _DIRECTORY = Path(__file__).parent / "recipes"
 _QUANTIZER = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _CHECK = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
 _CHECK_RULE = 'the name of a check, a rung and a figure in quotes, as "images.lpips_mean"'
+_LABEL = re.compile(_CHECK.pattern + r"(\[[^\[\]]+\])?")
+_LABEL_RULE = 'the name of a check, as "images.lpips_mean" or "activation.kernels[text_encoder]"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,25 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiver:
+    """A check that does not decide until a date, and why.
+
+    `check` is its name, or its label where one component or case is meant: `activation.kernels[pe]`. `until` is
+    the last day, in UTC.
+    """
+
+    check: str
+    reason: str
+    until: date
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
-    """The limits for one suite, keyed by check name (`images.lpips_mean`)."""
+    """The limits for one suite, keyed by check name (`images.lpips_mean`), and what does not decide."""
 
     limits: Mapping[str, Limit]
     informational: frozenset[str] = frozenset()
+    waivers: tuple[Waiver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +171,20 @@ def _gates(table: Table) -> dict[str, Gate]:
         limits = gate.table("limits", optional=True)
         found = {name: _limit(limits, name) for name in limits}
         informational = gate.strings("informational", (), pattern=_CHECK, allowed=_CHECK_RULE)
+        waivers = tuple(map(_waiver, gate.tables("waivers", optional=True)))
         gate.finish()
-        gates[suite] = Gate(Frozen(found), frozenset(informational))
+        gates[suite] = Gate(Frozen(found), frozenset(informational), waivers)
     return gates
+
+
+def _waiver(entry: Table) -> Waiver:
+    waiver = Waiver(
+        check=entry.text("check", pattern=_LABEL, allowed=_LABEL_RULE),
+        reason=entry.text("reason"),
+        until=entry.day("until"),
+    )
+    entry.finish()
+    return waiver
 
 
 def _limit(limits: Table, name: str) -> Limit:

@@ -17,8 +17,8 @@ import re
 import shutil
 import struct
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +37,8 @@ MAX_PIXELS = 64 * 2**20
 """A picture of more is neither kept nor decoded; Pillow itself would stop at 179 million."""
 MAX_JSON_BYTES = 64 * 2**20
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHA256_RULE = "a sha256, 64 hex digits"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256_RULE = "a sha256, 64 hex digits"
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
@@ -71,6 +71,10 @@ class Picture:
         file = io.BytesIO()
         Image.frombytes("RGB", (width, height), raw).save(file, "PNG")
         return cls(case, width, height, hashlib.sha256(raw).hexdigest(), file.getvalue())
+
+    def entry(self) -> dict[str, Any]:
+        """What a document says of the picture: all but the PNG."""
+        return {"case": self.case, "width": self.width, "height": self.height, "sha256": self.sha256}
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """The picture as a new [H, W, 3] uint8 RGB array. RecordError if the PNG is not what was declared."""
@@ -139,9 +143,7 @@ class Record:
             )
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
         try:
-            (temporary / "pictures").mkdir(parents=True)
-            for picture in self.pictures:
-                (temporary / "pictures" / f"{picture.case}.png").write_bytes(picture.png)
+            write_pictures(self.pictures, temporary)
             text = json.dumps(
                 {**self._json(), "hash": self.hash}, indent=1, ensure_ascii=False, allow_nan=False
             )
@@ -161,21 +163,18 @@ class Record:
             "model": asdict(self.model),
             "recipe": asdict(self.recipe),
             "suite": asdict(self.suite),
-            "fingerprint": {
-                field.name: thaw(getattr(self.fingerprint, field.name)) for field in fields(self.fingerprint)
-            },
+            "fingerprint": self.fingerprint.values(),
             "figures": thaw(self.figures),
-            "pictures": [
-                {
-                    "case": picture.case,
-                    "width": picture.width,
-                    "height": picture.height,
-                    "sha256": picture.sha256,
-                }
-                for picture in self.pictures
-            ],
+            "pictures": [picture.entry() for picture in self.pictures],
             "reference": self.reference,
         }
+
+
+def write_pictures(pictures: Iterable[Picture], directory: Path) -> None:
+    """Write `directory`/pictures/<case>.png, as `read_picture` reads them."""
+    (directory / "pictures").mkdir(parents=True)
+    for picture in pictures:
+        (directory / "pictures" / f"{picture.case}.png").write_bytes(picture.png)
 
 
 def load_record(path: str | Path) -> Record:
@@ -186,7 +185,7 @@ def load_record(path: str | Path) -> Record:
     path = Path(path)
     table = read_json(path / "record.json", RecordError, MAX_JSON_BYTES)
     schema = table.schema(SCHEMA)
-    declared = table.text("hash", pattern=_SHA256, allowed=_SHA256_RULE)
+    declared = table.text("hash", pattern=SHA256, allowed=SHA256_RULE)
     created = table.text("created")
     if not _is_utc(created):
         table.wrong("created", "a UTC time in ISO 8601, as 2026-11-22T12:00:00+00:00")
@@ -195,12 +194,12 @@ def load_record(path: str | Path) -> Record:
         record = Record(
             schema=schema,
             created=created,
-            model=_model(table.table("model")),
-            recipe=_identity(table.table("recipe")),
-            suite=_identity(table.table("suite")),
+            model=read_model(table.table("model")),
+            recipe=read_identity(table.table("recipe")),
+            suite=read_identity(table.table("suite")),
             fingerprint=read_fingerprint(table.table("fingerprint")),
             figures={rung: figures.table(rung).frozen() for rung in figures},
-            pictures=tuple(_picture(entry, path) for entry in table.tables("pictures")),
+            pictures=tuple(read_picture(entry, path) for entry in table.tables("pictures")),
             reference=table.text_or_null("reference"),
         )
     except ValueError as problem:
@@ -220,28 +219,31 @@ def _is_utc(text: str) -> bool:
         return False
 
 
-def _model(table: Table) -> ModelIdentity:
+def read_model(table: Table) -> ModelIdentity:
+    """A model as a stored document holds it."""
     model = ModelIdentity(
         name=table.text("name"),
         revision=table.text_or_null("revision"),
         weights=table.choice("weights", ("trained", "random", "unknown")),
-        hash=table.text("hash", pattern=_SHA256, allowed=_SHA256_RULE),
+        hash=table.text("hash", pattern=SHA256, allowed=SHA256_RULE),
     )
     table.finish()
     return model
 
 
-def _identity(table: Table) -> Identity:
-    identity = Identity(table.text("name"), table.text("hash", pattern=_SHA256, allowed=_SHA256_RULE))
+def read_identity(table: Table) -> Identity:
+    """A recipe or suite as a stored document holds it."""
+    identity = Identity(table.text("name"), table.text("hash", pattern=SHA256, allowed=SHA256_RULE))
     table.finish()
     return identity
 
 
-def _picture(entry: Table, directory: Path) -> Picture:
+def read_picture(entry: Table, directory: Path) -> Picture:
+    """The picture that `entry` declares, from `directory`/pictures. RecordError if it is missing or was edited."""
     case = entry.text("case", pattern=SAFE_NAME, allowed=SAFE_NAME_RULE)
     width = entry.integer("width", minimum=1, maximum=MAX_PIXELS)
     height = entry.integer("height", minimum=1, maximum=MAX_PIXELS // width)
-    sha256 = entry.text("sha256", pattern=_SHA256, allowed=_SHA256_RULE)
+    sha256 = entry.text("sha256", pattern=SHA256, allowed=SHA256_RULE)
     entry.finish()
     file = directory / "pictures" / f"{case}.png"
     # a PNG of noise is hardly larger than its pixels; one that is twice as large hides something

@@ -9,7 +9,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import date, time
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, Never
 
@@ -143,6 +143,28 @@ class Table:
         """Text as `text` takes it, or None for JSON's null; the key must be there."""
         self._read.add(key)
         return None if self._values.get(key, ...) is None else self.text(key)
+
+    def day(self, key: str) -> date:
+        """A day without a time, as TOML writes it: 2026-12-31."""
+        wanted = "a date without quotes, as 2026-12-31"
+        value = self._value(key, None, wanted)
+        if not isinstance(value, date) or isinstance(value, datetime):
+            self.wrong(key, wanted)
+        return value
+
+    def number_or_null(self, key: str) -> float | None:
+        """A finite number, or None for JSON's null; the key must be there."""
+        self._read.add(key)
+        return None if self._values.get(key, ...) is None else self.number(key)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of one or more finite numbers."""
+        wanted = "a list of numbers"
+        value = self._value(key, None, wanted)
+        if not isinstance(value, list | tuple) or not value:
+            self.wrong(key, wanted)
+        items = Table({f"{key}[{n}]": item for n, item in enumerate(value)}, self.file, self.key, self._error)
+        return tuple(items.number(name) for name in items)
 
     def frozen(self) -> Frozen:
         """All of the table, read-only; dates, infinities and the like are refused."""

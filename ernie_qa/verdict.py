@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from enum import StrEnum
 
 
@@ -61,11 +62,30 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class WaiverUse:
+    """One waiver of the recipe: the check's name or label, why, the last day it holds, whether that day is past,
+    and how many checks it is about (none: it is about a check that nobody makes)."""
+
+    check: str
+    reason: str
+    until: date
+    expired: bool
+    checks: int
+
+    def __str__(self) -> str:
+        """One line."""
+        state = "ended" if self.expired else "until"
+        about = "" if self.checks else "; no check has this name"
+        return f"waiver of {self.check} {state} {self.until}: {self.reason}{about}"
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """All checks of one record, and what they amount to."""
+    """All checks of one record, what was waived, and what they amount to."""
 
     recipe: str
     checks: tuple[Check, ...]
+    waivers: tuple[WaiverUse, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -87,6 +107,7 @@ class Verdict:
             [
                 f"{self.recipe}: {self.status}",
                 *(f"  {check}" for check in self.checks),
+                *(f"  {waiver}" for waiver in self.waivers),
                 *(f"{check.label}: {check.message}" for check in told),
             ]
         )

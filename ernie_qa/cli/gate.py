@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_qa.errors import ErnieQAError
+from ernie_qa.errors import ErnieQAError, InputError
 from ernie_qa.verdict import Status
 
 if TYPE_CHECKING:
@@ -56,8 +56,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     gate.add_argument(
         "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
     )
+    gate.add_argument("--baselines", type=Path, metavar="DIR", help="accepted figures to compare with (none)")
     gate.add_argument(
-        "--require-baseline", action="store_true", help="without an accepted baseline, not comparable"
+        "--update",
+        action="store_true",
+        help="keep the records as candidates below --baselines; accepts nothing",
+    )
+    gate.add_argument(
+        "--require-baseline",
+        action="store_true",
+        help="where nothing was accepted for a recipe, its verdict is not comparable",
     )
     gate.add_argument(
         "--report",
@@ -73,17 +81,20 @@ def _gate(options: argparse.Namespace) -> int:
     # only a gate draws; --help and the lists stay instant
     from ernie_qa.execute import plan, visible_device
     from ernie_qa.meter import require_device
-    from ernie_qa.report.files import check_directory, document, save
+    from ernie_qa.report.files import check_directory, document, save, save_candidates
 
+    if options.update and not options.baselines:
+        raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
     if options.report:
         check_directory(options.report)
     checked = plan(options.model, options.recipe, options.suite)
     checked = replace(checked, device=options.device or visible_device())
     require_device(checked.device)
-    session = _run(checked, options.require_baseline)
+    session = _run(checked, options.baselines, options.require_baseline)
     verdicts = [outcome.verdict for outcome in session.outcomes]
     if options.report:
         save(options.report, session)
+    bundle = save_candidates(options.baselines, session) if options.update else None
     if options.json:
         print(json.dumps(document(session), indent=2, ensure_ascii=False))
     else:
@@ -92,14 +103,17 @@ def _gate(options: argparse.Namespace) -> int:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(f"{checked.model.name} on suite {checked.suite.name}, {checked.device}\n")
         print("\n".join(lines(verdicts, colour=colour)))
+        if bundle:
+            print(f"\nkept as candidates, and nothing accepted: {bundle}")
     return EXIT[session.status]
 
 
-def _run(plan: Plan, require_baseline: bool) -> Session:
+def _run(plan: Plan, baselines: Path | None, require_baseline: bool) -> Session:
     """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal."""
     from tqdm import tqdm
 
-    from ernie_qa.execute import REFERENCE, Session
+    from ernie_qa.execute import Session
+    from ernie_qa.recipe import REFERENCE
 
     # a descriptor of its own, for the session turns stderr away while libraries write to it
     with (
@@ -111,7 +125,7 @@ def _run(plan: Plan, require_baseline: bool) -> Session:
             bar.set_description(recipe)
             bar.update(drawn > 0)
 
-        session = Session(plan, require_baseline=require_baseline, progress=progress)
+        session = Session(plan, baselines=baselines, require_baseline=require_baseline, progress=progress)
         for recipe in plan.recipes:
             try:
                 session.outcome(recipe)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.baseline.store import bundle_place
 from ernie_qa.errors import InputError
+from ernie_qa.recipe import REFERENCE
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Session
@@ -43,6 +44,10 @@ def document(session: Session) -> dict[str, Any]:
                 "status": outcome.verdict.status,
                 "record": outcome.record.hash,
                 "checks": [asdict(check) for check in outcome.verdict.checks],
+                "waivers": [
+                    {**asdict(waiver), "until": waiver.until.isoformat()}
+                    for waiver in outcome.verdict.waivers
+                ],
             }
             for outcome in session.outcomes
         ],
@@ -58,15 +63,17 @@ def save(directory: Path, session: Session) -> None:
     (directory / DOCUMENT).write_text(text + "\n", encoding="utf-8")
 
 
-def save_candidates(baselines: Path, session: Session) -> None:
-    """Keep each record in `candidates/<model>/<machine>/<recipe>-<hash>/`, for a person to accept or not.
+def save_candidates(baselines: Path, session: Session) -> Path | None:
+    """Keep the session's records in `baselines`/candidates, as a bundle for a person to accept or not; where.
 
-    Nothing outside `candidates` is touched, and no earlier candidate is written over.
+    Nothing outside `candidates` is touched, and no earlier bundle is written over. None without a BF16 record.
     """
-    for outcome in session.outcomes:
-        record = outcome.record
-        machine = re.sub(r"[^A-Za-z0-9._-]+", "-", record.fingerprint.gpu or "cpu")
-        place = baselines / "candidates" / session.plan.model.name / machine
-        target = place / f"{outcome.verdict.recipe}-{record.hash[:12]}"
-        if not target.exists():
-            record.save(target)
+    reference = session.records.get(REFERENCE)
+    if reference is None:
+        return None
+    bundle = bundle_place(baselines, reference)
+    if not bundle.exists():
+        unfinished = bundle.with_name(f".{bundle.name}")
+        save(unfinished, session)
+        unfinished.rename(bundle)
+    return bundle

@@ -101,6 +101,10 @@ def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator
             )
         if len(told) > MESSAGES:
             yield f"  and {len(told) - MESSAGES} more checks of {verdict.recipe} that did not pass"
+        for waiver in verdict.waivers:
+            yield from textwrap.wrap(
+                f"note  {verdict.recipe}  {waiver}", width, subsequent_indent="  ", break_on_hyphens=False
+            )
 
 
 def _paint(text: str, status: Status | None, colour: bool) -> str:

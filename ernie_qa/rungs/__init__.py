@@ -8,6 +8,9 @@ A rung is a module with
     measure(arm)      a generator: it runs up to its one `yield` before the suite is drawn, receives what
                       was drawn, and returns figures (JSON values)
     judge(evidence)   yields checks; it imports no torch
+    track(record, pictures)
+                      yields the figures that a baseline holds on to, each `ernie_qa.baseline.accepted.Tracked`;
+                      `pictures` are BF16's accepted ones, if there are any; it imports no torch
 
 A new rung is a new file here and nothing else.
 """
@@ -28,6 +31,8 @@ from ernie_qa.toml_input import did_you_mean
 if TYPE_CHECKING:
     from diffusers import ErnieImagePipeline
 
+    from ernie_qa.baseline.accepted import Tracked
+    from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.models.find import Model
     from ernie_qa.pipeline import Drawn
     from ernie_qa.recipe import Gate
@@ -37,16 +42,23 @@ if TYPE_CHECKING:
 
 Figures = Mapping[str, Any]
 
+BASELINE = "baseline"
+"""What the checks against accepted figures begin with: `baseline.images.lpips_mean`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What is being observed: a live pipeline, and what it is said to be."""
+    """What is being observed: a live pipeline, and what it is said to be.
+
+    `accepted` are the pictures that BF16 drew when a person accepted them; None for all other arms.
+    """
 
     pipe: ErnieImagePipeline
     model: Model
     recipe: Recipe
     suite: Suite
     reference: Record | None
+    accepted: Pictures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,8 @@ class Rung(Protocol):
 
     def judge(self, evidence: Evidence) -> Iterator[Check]: ...
 
+    def track(self, record: Record, pictures: Pictures | None) -> Iterator[Tracked]: ...
+
 
 @cache
 def rungs() -> tuple[Rung, ...]:
@@ -84,7 +98,6 @@ def check_limits(recipe: Recipe) -> None:
     """RecipeError where a limit of `recipe` would keep nothing out: no rung judges that figure, or the bound
     is on its good side alone."""
     known = {name: bound for rung in rungs() for name, bound in rung.LIMITS.items()}
-    names = tuple(rung.NAME for rung in rungs())
     for suite, gate in recipe.gates.items():
         place = f"{recipe.path}: gates.{suite}"
         for name, limit in gate.limits.items():
@@ -98,8 +111,16 @@ def check_limits(recipe: Recipe) -> None:
                     f"{place}.limits.{name}: has no {known[name]}, the bound that keeps out damage; add it"
                 )
         for name in sorted(gate.informational):
-            if name.partition(".")[0] not in names:
-                raise RecipeError(
-                    f"{place}.informational: {name!r} belongs to no rung; "
-                    f"rungs are {', '.join(names)}{did_you_mean(name.partition('.')[0], names)}"
-                )
+            _check_rung(name, f"{place}.informational")
+        for waiver in gate.waivers:
+            _check_rung(waiver.check, f"{place}.waivers")
+
+
+def _check_rung(check: str, place: str) -> None:
+    """RecipeError where no rung makes checks of that name, nor the comparison with the baseline."""
+    names = (*(rung.NAME for rung in rungs()), BASELINE)
+    rung = check.partition(".")[0]
+    if rung not in names:
+        raise RecipeError(
+            f"{place}: {check!r} belongs to no rung; rungs are {', '.join(names)}{did_you_mean(rung, names)}"
+        )

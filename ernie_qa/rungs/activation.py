@@ -13,6 +13,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.quantizers import checked_options, find_quantizer
 from ernie_qa.quantizers.layers import (
     Calls,
@@ -28,9 +29,11 @@ from ernie_qa.quantizers.layers import (
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
+    from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.pipeline import Drawn
     from ernie_qa.quantizers import Watching
     from ernie_qa.recipe import Recipe
+    from ernie_qa.record import Record
     from ernie_qa.rungs import Arm, Evidence, Figures
 
 NAME = "activation"
@@ -253,3 +256,15 @@ def _allowed(recipe: Recipe, place: str) -> frozenset[str]:
     reasons = {allowance.when for allowance in recipe.allowances if fnmatchcase(place, allowance.layers)}
     # one token is few rows
     return frozenset(reasons | ({"decoding"} if "few_rows" in reasons else set()))
+
+
+def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
+    """The share of each component's calls that ran the quantized kernel, where layers are set up to run one."""
+    for component, found in record.figures.get(NAME, {}).get("components", {}).items():
+        if found["missing"] or found["probe"] is not None:
+            continue
+        calls = ungrouped(Calls, found["calls"])
+        total = sum(one.total for one in calls)
+        if total and any(state.kernel for state in ungrouped(LayerState, found["layers"])):
+            share = sum(one.quantized for one in calls) / total
+            yield Tracked(f"{NAME}.kernel_share[{component}]", share, "higher", ideal=1.0)

@@ -7,18 +7,22 @@ Metrics come from `ernie_qa.fidelity.metrics`, and each can be limited by its me
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.baseline.accepted import DRIFT, Tracked
+from ernie_qa.baseline.pictures import pictures_hash
 from ernie_qa.fidelity.metrics import Metric, metrics
 from ernie_qa.fingerprint import differences, same_build_and_machine
+from ernie_qa.recipe import REFERENCE
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
+    from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.pipeline import Drawn
     from ernie_qa.recipe import Limit
-    from ernie_qa.record import Record
+    from ernie_qa.record import Picture, Record
     from ernie_qa.rungs import Arm, Evidence, Figures
     from ernie_qa.suite import Case
 
@@ -28,6 +32,10 @@ ORDER = 4
 IDENTICAL = "identical"
 """Stored for an infinite score, which JSON has no number for: PSNR where no value differs."""
 
+
+REGRESSION = 0.15
+"""The share of its distance from a perfect score that a mean or a worst picture may get worse by: a smaller
+effect cannot be told from chance with ten pictures."""
 
 RANDOM = "its weights are random, so its pictures mean nothing"
 
@@ -47,25 +55,33 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     """Defects of every case, and every metric of every case that the reference drew in the same size.
 
     Figures: `cases` by id (sha256, width, height, defects, scores by metric), `metrics` by name (definition,
-    mean, max or min, worst_case), `reference` (its record's hash) or None and `why`.
+    mean, max or min, worst_case), `reference` (its record's hash) or None and `why`, and `drift`: the same
+    metrics against the pictures that were accepted, with their hash, None without any.
     """
     drawn = {one.picture.case: one for one in (yield)}
     cases = {case.id: _case(case, drawn.get(case.id)) for case in arm.suite.cases}
     why = _unlike(arm)
     pipe: Any = arm.pipe
-    found = {} if arm.reference is None or why else _scores(drawn, arm.reference, str(pipe.device))
+    device = str(pipe.device)
+    found = {} if arm.reference is None or why else _scores(drawn, arm.reference.pictures, device)
     for case, scores in found.items():
         if case in cases:
             cases[case]["scores"] = {name: _stored(score) for name, score in scores.items()}
     return {
         "cases": cases,
-        "metrics": {
-            metric.NAME: _summary(metric, [found.get(case, {}) for case in cases], list(cases))
-            for metric in metrics()
-        },
+        "metrics": _summaries(found, list(cases)),
         "reference": arm.reference.hash if arm.reference and not why else None,
         "why": why,
+        "drift": _drift(arm, drawn, device),
     }
+
+
+def _drift(arm: Arm, drawn: Mapping[str, Drawn], device: str) -> dict[str, Any] | None:
+    if arm.accepted is None:
+        return None
+    found = _scores(drawn, arm.accepted.pictures, device)
+    cases = [picture.case for picture in arm.accepted.pictures]
+    return {"pictures": arm.accepted.hash, "metrics": _summaries(found, cases)}
 
 
 def _case(case: Case, drawn: Drawn | None) -> dict[str, Any]:
@@ -97,11 +113,13 @@ def _unlike(arm: Arm) -> str | None:
     return None
 
 
-def _scores(drawn: Mapping[str, Drawn], reference: Record, device: str) -> dict[str, dict[str, float]]:
-    """Case -> metric -> score, for the cases that both drew in one size."""
+def _scores(
+    drawn: Mapping[str, Drawn], pictures: Iterable[Picture], device: str
+) -> dict[str, dict[str, float]]:
+    """Case -> metric -> score against `pictures`, for the cases that both drew in one size."""
     pairs = {
         picture.case: (picture.pixels(), drawn[picture.case].picture.pixels())
-        for picture in reference.pictures
+        for picture in pictures
         if picture.case in drawn
         and (picture.width, picture.height)
         == (drawn[picture.case].picture.width, drawn[picture.case].picture.height)
@@ -109,6 +127,12 @@ def _scores(drawn: Mapping[str, Drawn], reference: Record, device: str) -> dict[
     ours, theirs = [pair[1] for pair in pairs.values()], [pair[0] for pair in pairs.values()]
     columns = {metric.NAME: metric.score(theirs, ours, device) for metric in metrics()}
     return {case: {name: column[row] for name, column in columns.items()} for row, case in enumerate(pairs)}
+
+
+def _summaries(found: Mapping[str, dict[str, float]], cases: list[str]) -> dict[str, dict[str, Any]]:
+    return {
+        metric.NAME: _summary(metric, [found.get(case, {}) for case in cases], cases) for metric in metrics()
+    }
 
 
 def _summary(metric: Metric, scores: list[dict[str, float]], cases: list[str]) -> dict[str, Any]:
@@ -272,3 +296,35 @@ def _number(stored: Any) -> float:
 
 def _said(value: Any, unit: str) -> str:
     return IDENTICAL if value == IDENTICAL else f"{value:.4g} {unit}".rstrip()
+
+
+def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
+    """Means and worst pictures against BF16; for BF16 itself, how far it has moved from `pictures`."""
+    figures = record.figures.get(NAME)
+    if figures is None or record.model.weights == "random":
+        return
+    for metric in metrics():
+        for statistic, noise in (("mean", metric.NOISE["mean"]), (_worst(metric), metric.NOISE["worst"])):
+            name, known = f"{metric.NAME}_{statistic}", (metric.BETTER, metric.UNIT, metric.IDEAL, noise)
+            stored = figures["metrics"].get(metric.NAME, {}).get(statistic)
+            if stored is not None and stored != IDENTICAL:
+                share = 0.0 if metric.IDEAL is None else REGRESSION
+                yield Tracked(f"{NAME}.{name}", stored, *known, share=share, against_bf16=True)
+            moved = _moved(record, figures, pictures, metric, statistic)
+            if moved is not None:
+                yield Tracked(f"{NAME}.{DRIFT}{name}", moved, *known)
+
+
+def _moved(
+    record: Record, figures: Figures, pictures: Pictures | None, metric: Metric, statistic: str
+) -> float | None:
+    """How far the pictures of a BF16 record are from `pictures`; None where nobody measured it against these."""
+    if record.recipe.name != REFERENCE or pictures is None or metric.IDEAL is None:
+        return None
+    if pictures.hash == pictures_hash(record.pictures):
+        return metric.IDEAL
+    drift = figures.get("drift")
+    if drift is None or drift["pictures"] != pictures.hash:
+        return None
+    moved = drift["metrics"].get(metric.NAME, {}).get(statistic)
+    return None if moved is None else float(moved)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.errors import UnavailableError
 from ernie_qa.models.find import pickles
 from ernie_qa.quantizers import checked_options, find_quantizer, quantizer_names, stored_quantization
@@ -31,6 +32,7 @@ from ernie_qa.verdict import Check, Status
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.pipeline import Drawn
     from ernie_qa.record import Record
     from ernie_qa.rungs import Arm, Evidence, Figures
@@ -276,3 +278,13 @@ def _check(level: str, component: str | None, fault: str, passed: str) -> Check:
     status = Status.FAIL if fault else Status.PASS
     message = f"{component}: {fault or passed}" if component else fault or passed
     return Check(f"{NAME}.{level}", NAME, status, message, component=component)
+
+
+def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
+    """Bytes in memory and quantized layers of each component: the same on every machine, so any change counts."""
+    for component, found in record.figures.get(NAME, {}).get("components", {}).items():
+        size = float(sum(found["memory"].values()))
+        yield Tracked(f"{NAME}.memory_bytes[{component}]", size, "lower", "B", ideal=0.0)
+        if found["quantizer"] is not None and found["probe"] is None:
+            count = sum(state.quantized for state in ungrouped(LayerState, found["layers"]))
+            yield Tracked(f"{NAME}.quantized_layers[{component}]", float(count), "higher", "layers")

@@ -72,10 +72,16 @@ def test_a_device_that_is_not_here(device):
         ({"gpu": "NVIDIA A100"}, False),
         ({"driver": "581.0"}, False),
         ({"instruction_set": ("AVX2",)}, False),
+        ({"threads": 1, "settings": {"DNNL_MAX_CPU_ISA": "AVX2"}}, False),
     ],
 )
 def test_what_makes_two_records_comparable(changes, same):
     assert same_build_and_machine(SOME, replace(SOME, **changes)) is same
+
+
+def test_threads_change_pictures_on_a_cpu():
+    on_a_cpu = replace(SOME, gpu=None, driver=None, cuda=None, compute_capability=None)
+    assert not same_build_and_machine(on_a_cpu, replace(on_a_cpu, threads=8))
 
 
 def test_differences_name_the_field_and_both_values():
@@ -90,8 +96,8 @@ def test_differences_name_the_field_and_both_values():
     assert differences(SOME, other) == (
         "packages.torch: 2.14.1 / 2.11.0",
         "instruction_set: AVX512 avx512_bf16 / AVX2",
+        "threads: 2 / 1",
         "gpu: NVIDIA H100 80GB HBM3 / none",
         "settings.DNNL_MAX_CPU_ISA: none / AVX2",
-        "threads: 2 / 1",
     )
     assert differences(SOME, SOME) == ()

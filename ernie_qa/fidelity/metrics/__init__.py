@@ -5,6 +5,9 @@ A metric is a module with
     NAME          what figures, limits and checks call it: `lpips` is judged as images.lpips_mean
     UNIT          the unit of a score, empty where it has none
     BETTER        "lower" or "higher"
+    IDEAL         the score of identical pictures, None where that is infinite
+    NOISE         "mean" and "worst" -> the change of a suite's score that means nothing: twice what was measured
+                  where nothing that matters had changed (docs/limits.md)
     DEFINITION    one line with every parameter: a score without them means nothing
     score(reference, candidate, device)
                   one float a pair of pictures, `inf` allowed, NaN not
@@ -16,7 +19,7 @@ constants without torch.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol, cast
@@ -35,6 +38,8 @@ class Metric(Protocol):
     NAME: str
     UNIT: str
     BETTER: Literal["lower", "higher"]
+    IDEAL: float | None
+    NOISE: Mapping[str, float]
     DEFINITION: str
 
     def score(self, reference: Sequence[Pixels], candidate: Sequence[Pixels], device: str) -> list[float]:

@@ -1,0 +1,150 @@
+"""Regression: a record's figures against those that a person accepted. Limits say what is bad, this says what
+has changed. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ernie_qa.baseline.accepted import is_drift
+from ernie_qa.fingerprint import differences
+from ernie_qa.recipe import REFERENCE
+from ernie_qa.rungs import BASELINE, rungs
+from ernie_qa.verdict import Check, Status
+
+if TYPE_CHECKING:
+    from ernie_qa.baseline.accepted import Accepted, Figure, Tracked
+    from ernie_qa.baseline.pictures import Pictures
+    from ernie_qa.baseline.store import Baseline
+    from ernie_qa.record import Record
+    from ernie_qa.rungs import Evidence
+
+_STACK = ("packages.", "driver:", "cuda:")
+
+
+def tracked(record: Record, pictures: Pictures | None) -> dict[str, Tracked]:
+    """All figures of `record` that a baseline holds on to, by name; `pictures` are BF16's accepted ones."""
+    return {figure.name: figure for rung in rungs() for figure in rung.track(record, pictures)}
+
+
+def checks(evidence: Evidence, baseline: Baseline | None, *, require: bool) -> Iterator[Check]:
+    """One check a figure that was accepted; one that says why where nothing can be compared."""
+    record = evidence.record
+    accepted = baseline.accepted.get(evidence.recipe.name) if baseline else None
+    if baseline is None or accepted is None or accepted.suite.name != record.suite.name:
+        message = f"nothing was accepted for {evidence.recipe.name} on {record.fingerprint.machine}, suite "
+        message += f"{record.suite.name}: run with --ernie-update, look, then `ernie-qa baseline accept`"
+        yield _accepted(Status.NOT_COMPARABLE if require else Status.NOT_APPLICABLE, message)
+        return
+    if unlike := _unlike(record, accepted):
+        yield _accepted(Status.NOT_COMPARABLE, f"{unlike}: accept figures of this one, or go back")
+        return
+    yield _accepted(Status.PASS, f"accepted by {accepted.by} on {accepted.when[:10]}: {accepted.why}")
+    found = tracked(record, baseline.pictures)
+    moved = "" if record.recipe.name == REFERENCE else _moved(evidence.reference, baseline)
+    informational = evidence.gate.informational if evidence.gate else frozenset()
+    for name, figure in accepted.figures.items():
+        check = _check(name, figure, found.get(name), record, accepted)
+        if moved and name in found and found[name].against_bf16 and check.status is not Status.NOT_APPLICABLE:
+            check = replace(check, status=Status.NOT_COMPARABLE, message=moved)
+        # who only wants to see a figure does not want to be stopped by its change either
+        yield replace(check, required=check.required and name not in informational)
+    for name in sorted(found.keys() - accepted.figures.keys()):
+        message = f"{name}: nothing was accepted for this figure yet; the next accept takes it"
+        yield _named(name, Status.NOT_APPLICABLE, message, measured=found[name].value, unit=found[name].unit)
+
+
+def drift(record: Record, accepted: Accepted, pictures: Pictures | None) -> Iterator[Check]:
+    """How far a BF16 `record` has moved from the accepted pictures, figure by figure."""
+    found = tracked(record, pictures)
+    for name, figure in accepted.figures.items():
+        if is_drift(name):
+            yield _check(name, figure, found.get(name), record, accepted)
+
+
+def _unlike(record: Record, accepted: Accepted) -> str | None:
+    """Why the two are of different things; None where they are of one."""
+    if record.fingerprint.machine != accepted.machine:
+        return f"the record is of {record.fingerprint.machine}, what was accepted is of {accepted.machine}"
+    for kind, ours, theirs in (
+        ("model", record.model, accepted.model),
+        ("suite", record.suite, accepted.suite),
+        ("recipe", record.recipe, accepted.recipe),
+    ):
+        if ours.hash != theirs.hash:
+            return (
+                f"the {kind} {ours.name} ({ours.hash[:12]}) is not the one that figures were accepted for "
+                f"({theirs.hash[:12]})"
+            )
+    return None
+
+
+def _moved(reference: Record | None, baseline: Baseline) -> str:
+    """Why figures measured against BF16 say nothing about the quantization; empty where they do."""
+    if reference is None:
+        return "there is no reference to measure with"
+    bf16 = baseline.accepted[REFERENCE]
+    if baseline.pictures is None:
+        changed = [
+            field
+            for field in differences(bf16.runs[0].fingerprint, reference.fingerprint)
+            if field.startswith(_STACK)
+        ]
+        if changed:
+            return (
+                f"no pictures of BF16 are kept that would tell whether this stack moved it "
+                f"({'; '.join(changed[:3])}): `ernie-qa baseline rebase` on this one"
+            )
+    for check in drift(reference, bf16, baseline.pictures):
+        if check.status is not Status.PASS:
+            return f"BF16 itself is not where it was accepted, so this figure cannot be compared: {check.message}"
+    return ""
+
+
+def _check(name: str, figure: Figure, found: Tracked | None, record: Record, accepted: Accepted) -> Check:
+    if figure.limit is None:
+        value = found.value if found else None
+        message = f"{name}: accepted from {len(figure.measured)} runs, too few to know its noise: not judged"
+        return _named(name, Status.NOT_APPLICABLE, message, measured=value, unit=figure.unit)
+    if found is None:
+        message = f"{name}: accepted with {_said(figure.typical, figure)}, and this record does not have it: "
+        message += "observe again, with the baselines at hand"
+        return _named(name, Status.NOT_COMPARABLE, message, limit=figure.limit, unit=figure.unit)
+    kept = figure.keeps(found.value)
+    bound = "at most" if figure.better == "lower" else "at least"
+    runs = f" in {len(figure.measured)} runs" if len(figure.measured) > 1 else ""
+    message = f"{name}: {_said(found.value, figure)}, accepted {_said(figure.typical, figure)}{runs}, "
+    message += f"{bound} {_said(figure.limit, figure)}"
+    if not kept:
+        message += f": {_advice(name, record, accepted)}"
+    status = Status.PASS if kept else Status.FAIL
+    return _named(name, status, message, measured=found.value, limit=figure.limit, unit=figure.unit)
+
+
+def _advice(name: str, record: Record, accepted: Accepted) -> str:
+    """What else has changed since, and what to do."""
+    changed = differences(accepted.runs[0].fingerprint, record.fingerprint)
+    since = f"changed since: {'; '.join(changed[:3])}" if changed else "build and machine are the same"
+    if is_drift(name):
+        return f"BF16 itself has moved ({since}); look at its pictures, then `ernie-qa baseline rebase`"
+    return f"{since}; find out why, or accept it with `ernie-qa baseline accept --loosen`"
+
+
+def _accepted(status: Status, message: str) -> Check:
+    return Check(f"{BASELINE}.accepted", BASELINE, status, message)
+
+
+def _named(name: str, status: Status, message: str, **figures: object) -> Check:
+    """The check of the figure `name`, whose component stands in brackets."""
+    figure, _, component = name.rstrip("]").partition("[")
+    # what is not judged is shown, and no reason to stop
+    required = status is not Status.NOT_APPLICABLE
+    check = Check(f"{BASELINE}.{figure}", BASELINE, status, message, required, component=component or None)
+    return replace(check, **figures)  # type: ignore[arg-type]
+
+
+def _said(value: float, figure: Figure) -> str:
+    number = f"{value:,.0f}" if figure.unit in ("B", "layers") else f"{value:.4g}"
+    return f"{number} {figure.unit}".rstrip()
