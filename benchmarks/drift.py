@@ -3,8 +3,8 @@
     python benchmarks/drift.py                       # the shipped miniature against baselines/, on the CPU
     python benchmarks/drift.py --device cuda
 
-Legal: this machine as it is, and another attention kernel. Damage: a share of UINT4's own rounding error, added
-to the weights of the transformer, which stays BF16 throughout. Each row ends with what the baseline says.
+Legal: this machine as it is, and another attention kernel. Damage: a share of UINT4's own rounding error,
+added to the weights of the transformer, which stays BF16 throughout. Each row ends with the verdict.
 """
 
 from __future__ import annotations

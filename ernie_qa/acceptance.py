@@ -155,8 +155,8 @@ def accept(
         if proposal.loosened and not loosen:
             named = ", ".join(f"{change.recipe} {change.name}" for change in proposal.loosened[:3])
             raise BaselineError(
-                f"{len(proposal.loosened)} figures would loosen ({named}): `ernie-qa baseline diff` shows by how "
-                f"much; if that is right, say --loosen"
+                f"{len(proposal.loosened)} figures would loosen ({named}): `ernie-qa baseline diff` shows by "
+                f"how much; if that is right, say --loosen"
             )
         promote(proposal.place, proposal.accepted, proposal.pictures)
     return proposal
@@ -179,7 +179,8 @@ def _chosen(
     unknown = sorted(held - given.keys() - set(recipe_names()))
     if unknown and not given:
         raise BaselineError(
-            f"{unknown[0]} is no shipped recipe: name its file, --recipe {unknown[0]}.toml, and all others to accept"
+            f"{unknown[0]} is no shipped recipe: name its file, --recipe {unknown[0]}.toml, and every "
+            f"other one to accept"
         )
     names = set(given) if given else held
     if rebase and current and (missing := sorted(current.accepted.keys() - names)):
@@ -204,13 +205,14 @@ def _check_passes(bundle: Bundle, recipes: Iterable[Recipe]) -> None:
             why = f"{told[0].label}: {told[0].message}" if told else "nothing was shown"
             raise BaselineError(
                 one_line(
-                    f"{bundle.path / recipe.name}: {verdict.status} by its own limits, so it cannot be accepted: {why}"
+                    f"{bundle.path / recipe.name}: {verdict.status} by its own limits, so it cannot be "
+                    f"accepted: {why}"
                 )
             )
 
 
 def _check_unmoved(bundle: Bundle, current: Baseline) -> None:
-    """BaselineError where BF16 is not where it was accepted: figures measured against it would mix two stacks."""
+    """BaselineError where BF16 is not where it was accepted: the figures would be of two stacks."""
     bf16 = current.accepted[REFERENCE]
     if (bf16.model.hash, bf16.suite.hash) != (bundle.reference.model.hash, bundle.reference.suite.hash):
         raise BaselineError(
@@ -231,19 +233,21 @@ def _check_unmoved(bundle: Bundle, current: Baseline) -> None:
 def _run(record: Record) -> Run:
     cost = record.figures.get("cost", {})
     seconds = [cost.get("load_seconds"), *cost.get("seconds", {}).values()]
-    peaks = cost.get("peak_bytes", {})
+    peaks = [
+        peak.get("allocated") or peak.get("resident") for peak in cost.get("peak_bytes", {}).values() if peak
+    ]
     return Run(
         record=record.hash,
         reference=record.reference,
         created=record.created,
         fingerprint=record.fingerprint,
         seconds=math.fsum(one for one in seconds if one is not None) or None,
-        peak_bytes=peaks.get("allocated") or peaks.get("resident"),
+        peak_bytes=max((peak for peak in peaks if peak), default=None),
     )
 
 
 def _figures(runs: Sequence[Record], pictures: Pictures | None) -> dict[str, Figure]:
-    """The figures of `runs`, each with the limit that they set together. BaselineError where one lacks a figure.
+    """The figures of `runs`, each with the limit that they set together. BaselineError where one lacks one.
 
     How far BF16 moved is known of the runs that were compared with the pictures, the first always among them.
     """

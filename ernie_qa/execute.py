@@ -160,8 +160,8 @@ class Session:
     def prepare(self) -> None:
         """What every arm needs: the device, LPIPS's weights, which are fetched if need be, and the baseline.
 
-        UnavailableError where this machine lacks one of the first two, BaselineError where what was accepted is
-        damaged. What was found stands for the whole session.
+        UnavailableError where this machine lacks one of the first two, BaselineError where what was accepted
+        is damaged. What was found stands for the whole session.
         """
         if not self._prepared:
             self._prepared = True

@@ -155,8 +155,9 @@ def differences(a: Fingerprint, b: Fingerprint) -> tuple[str, ...]:
 def same_build_and_machine(a: Fingerprint, b: Fingerprint) -> bool:
     """Whether BF16 must give the same pictures in both.
 
-    Of the settings only those count that choose the CPU's instructions: the others concern the quantized arms,
-    memory or downloads. Threads count on a CPU: with eight the pictures are not those with two (docs/limits.md).
+    Of the settings only those count that choose the CPU's instructions: the others concern the quantized
+    arms, memory or downloads. Threads count on a CPU: pictures with four are not those with two
+    (docs/limits.md).
     """
     counted = [name for name in _differing(a, b) if _counts(name)]
     return not counted or (a.gpu is not None and counted == ["threads"])

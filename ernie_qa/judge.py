@@ -28,7 +28,7 @@ def judge(
     require_baseline: bool = False,
     today: date | None = None,
 ) -> Verdict:
-    """Hold `record` against the limits of `recipe`, rung by rung, and against what was accepted in `baseline`.
+    """Hold `record` against the limits of `recipe`, rung by rung, and against what `baseline` accepted.
 
     `reference` is the record that its pictures were compared with. A record can be judged again anywhere,
     later, under other limits. Where nothing was accepted, regression checks are not applicable, or not
@@ -88,8 +88,8 @@ def _waived(recipe: str, checks: tuple[Check, ...], waivers: tuple[Waiver, ...],
         uses.append(WaiverUse(waiver.check, waiver.reason, waiver.until, expired, len(hit)))
         if expired:
             message = (
-                f"the waiver of {waiver.check} ended on {waiver.until} ({waiver.reason}): mend what it was for "
-                f"and remove it, or give it a new date and reason"
+                f"the waiver of {waiver.check} ended on {waiver.until} ({waiver.reason}): mend what it was "
+                f"for and remove it, or give it a new date and reason"
             )
             checks = (*checks, Check("waivers.expired", "waivers", Status.FAIL, message, case=waiver.check))
         else:

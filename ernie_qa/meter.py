@@ -41,17 +41,25 @@ def now(device: torch.device) -> float:
 
 
 def open_window(device: torch.device) -> None:
-    """Begin a clean memory window: nothing left to collect, no cached blocks, peaks at zero."""
+    """Begin a clean memory window: nothing left to collect, no cached blocks, peaks at what is in use."""
     gc.collect()
     if device.type == "cuda":
         import torch
 
         torch.cuda.empty_cache()
+    reset_peaks(device)
+
+
+def reset_peaks(device: torch.device) -> None:
+    """Count peaks from here on, from what is in use; cached blocks stay, as between two pictures."""
+    if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peaks(device: torch.device) -> dict[str, int | None]:
-    """Peak bytes since the window was opened: torch's own on a GPU; on a CPU the whole process's resident
+    """Peak bytes since they were last reset: torch's own on a GPU; on a CPU the whole process's resident
     set since it started, for the system keeps no other."""
     if device.type == "cuda":
         import torch

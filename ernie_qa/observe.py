@@ -39,8 +39,8 @@ def observe(
 
     The pipeline is taken as it is: `recipe` only says what it is meant to be. `reference` is the BF16 arm's
     record of the same model, suite, build and machine; without it the pictures are not compared. `accepted`,
-    for the BF16 arm, are a baseline's pictures: how far BF16 has moved from them is measured. `model` is needed
-    for a pipeline that `load_pipeline` did not make. InputError where one of these is wrong.
+    for the BF16 arm, are a baseline's pictures: how far BF16 has moved from them is measured. `model` is
+    needed for a pipeline that `load_pipeline` did not make. InputError where one of these is wrong.
     """
     live: Any = pipe
     origin = provenance(pipe)

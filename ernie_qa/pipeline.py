@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ErnieQAError, ModelError, UnavailableError
-from ernie_qa.meter import now, require_device
+from ernie_qa.meter import now, peaks, require_device, reset_peaks
 from ernie_qa.models.find import Model, find_model
 from ernie_qa.quantizers import ComponentSource, checked_options, find_quantizer, stored_quantization
 from ernie_qa.recipe import QUANTIZABLE, Recipe, find_recipe
@@ -51,12 +51,13 @@ class Drawn:
     """What drawing one case gave.
 
     `nonfinite` counts the values that were NaN or infinite as the VAE decoded them; `seconds` is how long it
-    took, the GPU waited for.
+    took, the GPU waited for; `peak` the bytes of memory at their highest, see `ernie_qa.meter.peaks`.
     """
 
     picture: Picture
     nonfinite: int
     seconds: float
+    peak: Mapping[str, int | None]
 
 
 def load_pipeline(
@@ -186,6 +187,7 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite) -> Drawn:
     live.set_progress_bar_config(**{**bars, "disable": True})
     # here, for diffusers clamps the picture afterwards, and an infinite value becomes white
     hook = live.vae.decoder.register_forward_hook(count)
+    reset_peaks(place)
     began = now(place)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -204,7 +206,8 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite) -> Drawn:
     finally:
         hook.remove()
         live.set_progress_bar_config(**bars)
-    return Drawn(Picture.from_pixels(case.id, _rounded(images[0])), nonfinite, now(place) - began)
+    seconds = now(place) - began
+    return Drawn(Picture.from_pixels(case.id, _rounded(images[0])), nonfinite, seconds, peaks(place))
 
 
 def _rounded(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

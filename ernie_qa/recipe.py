@@ -43,8 +43,8 @@ class Limit:
 class Waiver:
     """A check that does not decide until a date, and why.
 
-    `check` is its name, or its label where one component or case is meant: `activation.kernels[pe]`. `until` is
-    the last day, in UTC.
+    `check` is its name, or its label where one component or case is meant: `activation.kernels[pe]`. `until`
+    is the last day, in UTC.
     """
 
     check: str

@@ -239,7 +239,7 @@ def read_identity(table: Table) -> Identity:
 
 
 def read_picture(entry: Table, directory: Path) -> Picture:
-    """The picture that `entry` declares, from `directory`/pictures. RecordError if it is missing or was edited."""
+    """The picture that `entry` declares, from `directory`/pictures. RecordError if missing or edited."""
     case = entry.text("case", pattern=SAFE_NAME, allowed=SAFE_NAME_RULE)
     width = entry.integer("width", minimum=1, maximum=MAX_PIXELS)
     height = entry.integer("height", minimum=1, maximum=MAX_PIXELS // width)

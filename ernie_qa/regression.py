@@ -99,7 +99,7 @@ def _moved(reference: Record | None, baseline: Baseline) -> str:
             )
     for check in drift(reference, bf16, baseline.pictures):
         if check.status is not Status.PASS:
-            return f"BF16 itself is not where it was accepted, so this figure cannot be compared: {check.message}"
+            return f"BF16 is not where it was accepted, so this figure cannot be compared: {check.message}"
     return ""
 
 

@@ -63,7 +63,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class WaiverUse:
-    """One waiver of the recipe: the check's name or label, why, the last day it holds, whether that day is past,
+    """One waiver of the recipe: the check's name or label, why, the last day it holds, whether that is past,
     and how many checks it is about (none: it is about a check that nobody makes)."""
 
     check: str

@@ -32,9 +32,9 @@ class Tracked:
     """A figure of one record that a baseline holds on to; a rung's `track` yields them.
 
     What its noise is made of: `floor`, in the figure's own unit, is what it may change where nothing that
-    matters did; `share` is the part of its distance from `ideal` that it may get worse by. Where both are zero
-    and all accepted runs agree, any change for the worse fails. `runs` is how many runs it takes to know its
-    noise: with fewer no limit is set. `against_bf16` says that it was measured against BF16's pictures.
+    matters did; `share` is the part of its distance from `ideal` that it may get worse by. Where both are
+    zero and all accepted runs agree, any change for the worse fails. `runs` is how many runs it takes to know
+    its noise: with fewer no limit is set. `against_bf16` says that it was measured against BF16's pictures.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""BF16's accepted pictures: what tells later whether BF16 itself has moved. Compared by metrics, never by hash.
+"""BF16's accepted pictures, which tell later whether BF16 itself has moved: by metrics, never by hash.
 
 The manifest holds the sha256 of each picture's pixels, which guards the files against edits.
 """
@@ -62,7 +62,7 @@ def pictures_of(record: Record) -> Pictures | None:
 def read_pictures(directory: Path) -> Pictures | None:
     """The pictures below `directory`, None where it keeps none.
 
-    BaselineError if the manifest or a picture is missing, was edited, or a file is there that nobody accepted.
+    BaselineError if the manifest or a picture is missing, was edited, or a file is there nobody accepted.
     """
     folder = directory / FOLDER
     if not folder.exists():

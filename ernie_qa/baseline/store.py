@@ -31,7 +31,7 @@ CANDIDATES = "candidates"
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What is accepted for one model on one machine: figures by recipe, and BF16's pictures if it keeps them."""
+    """What is accepted for one model on one machine: figures by recipe, and BF16's pictures if any."""
 
     path: Path
     accepted: Mapping[str, Accepted]
@@ -59,7 +59,7 @@ def bundle_place(root: Path, reference: Record) -> Path:
 
 
 def bundles_in(root: Path) -> tuple[Path, ...]:
-    """The bundles that runs left below `root`, sorted by name, and so by time for one model on one machine."""
+    """The bundles that runs left below `root`, by name, and so by time for one model on one machine."""
     found = (path for path in (root / CANDIDATES).glob("*") if (path / REFERENCE / "record.json").is_file())
     return tuple(sorted(found))
 
@@ -110,7 +110,7 @@ def finish(root: Path) -> tuple[Path, ...]:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Keep every other accept away from `root`. BaselineError if one is at work; a killed one leaves no lock."""
+    """Keep other accepts away from `root`. BaselineError if one is at work; a killed one leaves no lock."""
     root.mkdir(parents=True, exist_ok=True)
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -126,7 +126,7 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def promote(place: Path, accepted: Mapping[str, Accepted], pictures: Pictures | None) -> Baseline:
-    """Replace all that is accepted in `place`; call it within `locked`. BaselineError if it can't be written."""
+    """Replace all that is accepted in `place`, within `locked`. BaselineError if it can't be written."""
     staging = place.parent / f".{place.name}.new-{uuid.uuid4().hex}"
     try:
         _recover(place)
@@ -150,7 +150,7 @@ def promote(place: Path, accepted: Mapping[str, Accepted], pictures: Pictures | 
 
 
 def _recover(place: Path) -> bool:
-    """Finish what a killed `promote` began; whether there was something to finish. Each step may be repeated."""
+    """Finish what a killed `promote` began; whether there was anything. Each step may be repeated."""
     ready, previous = _ready(place), place.parent / f".{place.name}.previous"
     begun = ready.exists()
     if begun:

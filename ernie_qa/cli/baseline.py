@@ -41,7 +41,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verify = actions.add_parser(
         "verify",
         help="check every accepted file",
-        description="Read every accepted figure and picture and check its hash. Writes nothing without --finish.",
+        description="Read every accepted figure and picture and check its hash.",
         allow_abbrev=False,
     )
     verify.add_argument("baselines", type=Path, nargs="?", default=DEFAULT, metavar="DIR", help="(baselines)")
@@ -80,8 +80,8 @@ def _add_diff(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     diff = actions.add_parser(
         "diff",
         help="what accepting would change",
-        description="Each figure's change beside its noise, and which limits would tighten or loosen, by which "
-        "factor. 100% of noise reaches the accepted limit.",
+        description="Each figure's change beside its noise, and which limits would tighten or loosen, by "
+        "which factor. 100% of noise reaches the accepted limit.",
         allow_abbrev=False,
     )
     _add_bundles(diff)
@@ -95,11 +95,11 @@ def _add_accept(actions: argparse._SubParsersAction[argparse.ArgumentParser], re
     parser = actions.add_parser(
         "rebase" if rebase else "accept",
         help="accept all arms anew after BF16 itself moved" if rebase else "make candidates the baseline",
-        description="Replace everything that is accepted for this model on this machine, BF16's pictures too: "
-        "after a change of stack, model or suite that moved BF16 itself."
+        description="Replace everything that is accepted for this model on this machine, BF16's pictures "
+        "too, after a change of stack, model or suite that moved BF16 itself."
         if rebase
-        else "Make the records of a bundle the accepted ones, all or nothing. What fails its own limits is not "
-        "taken, nor anything measured against a BF16 that has moved.",
+        else "Make the records of a bundle the accepted ones, all or nothing. What fails its own limits is "
+        "not taken, nor anything measured against a BF16 that has moved.",
         allow_abbrev=False,
     )
     _add_bundles(parser)
@@ -153,7 +153,8 @@ def _verify(options: argparse.Namespace) -> int:
         pictures = len(baseline.pictures.pictures) if baseline.pictures else 0
         figures = sum(len(one.figures) for one in baseline.accepted.values())
         print(
-            f"{baseline.path}: {len(baseline.accepted)} recipes, {figures} figures, {pictures} pictures, as accepted"
+            f"{baseline.path}: {len(baseline.accepted)} recipes, {figures} figures, {pictures} pictures, "
+            f"all as accepted"
         )
     if not found:
         print(f"{options.baselines}: nothing is accepted yet")

@@ -1,4 +1,4 @@
-"""What accepting would change, as lines of text: each figure's change beside its noise, and what its limit does."""
+"""What accepting would change, as lines: each figure's change beside its noise, and what its limit does."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def save(directory: Path, session: Session) -> None:
 def save_candidates(baselines: Path, session: Session) -> Path | None:
     """Keep the session's records in `baselines`/candidates, as a bundle for a person to accept or not; where.
 
-    Nothing outside `candidates` is touched, and no earlier bundle is written over. None without a BF16 record.
+    Nothing outside `candidates` is touched, and no earlier bundle written over. None without BF16's record.
     """
     reference = session.records.get(REFERENCE)
     if reference is None:

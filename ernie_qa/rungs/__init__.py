@@ -9,7 +9,7 @@ A rung is a module with
                       was drawn, and returns figures (JSON values)
     judge(evidence)   yields checks; it imports no torch
     track(record, pictures)
-                      yields the figures that a baseline holds on to, each `ernie_qa.baseline.accepted.Tracked`;
+                      yields the figures that a baseline holds on to (`ernie_qa.baseline.accepted.Tracked`);
                       `pictures` are BF16's accepted ones, if there are any; it imports no torch
 
 A new rung is a new file here and nothing else.

@@ -259,7 +259,7 @@ def _allowed(recipe: Recipe, place: str) -> frozenset[str]:
 
 
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
-    """The share of each component's calls that ran the quantized kernel, where layers are set up to run one."""
+    """The share of each component's calls that ran the quantized kernel, where layers are set up to."""
     for component, found in record.figures.get(NAME, {}).get("components", {}).items():
         if found["missing"] or found["probe"] is not None:
             continue

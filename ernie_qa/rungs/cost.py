@@ -19,25 +19,26 @@ NAME = "cost"
 ORDER = 6
 LIMITS: Mapping[str, str] = {}
 RUNS = 3
+"""How many accepted runs it takes to know how noisy a figure of this rung is."""
 LATENCY_SHARE = 0.10
 PEAK_SHARE = 0.01
+"""What latency and peak may get worse by beyond the range of those runs."""
 
 
 def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
-    """Figures: `load_seconds` (None for a pipeline from elsewhere), `seconds` by case in the order drawn, and
-    `peak_bytes` while the suite was drawn, see `ernie_qa.meter.peaks`."""
-    from ernie_qa.meter import open_window, peaks
+    """Figures: `load_seconds` (None for a pipeline from elsewhere), `seconds` and `peak_bytes` by case in the
+    order drawn, see `ernie_qa.meter.peaks`; the first picture begins in a clean memory window."""
+    from ernie_qa.meter import open_window
     from ernie_qa.pipeline import provenance
 
     pipe: Any = arm.pipe
-    device = pipe._execution_device
-    open_window(device)
+    open_window(pipe._execution_device)
     drawn = yield
     origin = provenance(arm.pipe)
     return {
         "load_seconds": origin.load_seconds if origin else None,
         "seconds": {one.picture.case: one.seconds for one in drawn},
-        "peak_bytes": peaks(device),
+        "peak_bytes": {one.picture.case: one.peak for one in drawn},
     }
 
 
@@ -53,19 +54,17 @@ def judge(evidence: Evidence) -> Iterator[Check]:
 
 
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
-    """On a GPU: the median latency after the first picture, and the peak allocated while drawing.
+    """On a GPU: the medians over all pictures but the first of latency and of the peak allocated.
 
-    Both need three runs before a limit is set, for one run does not know its noise.
+    Medians, since kernels are tuned in the first picture of a size, which is slow and takes its own memory.
     """
     figures = record.figures.get(NAME)
     if figures is None or record.fingerprint.gpu is None:
         return
-    steady = list(figures["seconds"].values())[1:]
-    if steady:
-        yield Tracked(
-            f"{NAME}.latency", median(steady), "lower", "s", ideal=0.0, share=LATENCY_SHARE, runs=RUNS
-        )
-    if (peak := figures["peak_bytes"]["allocated"]) is not None:
-        yield Tracked(
-            f"{NAME}.peak_allocated", float(peak), "lower", "B", ideal=0.0, share=PEAK_SHARE, runs=RUNS
-        )
+    for name, unit, share, values in (
+        ("latency", "s", LATENCY_SHARE, figures["seconds"].values()),
+        ("peak_allocated", "B", PEAK_SHARE, [peak["allocated"] for peak in figures["peak_bytes"].values()]),
+    ):
+        steady = [float(value) for value in values][1:]
+        if steady:
+            yield Tracked(f"{NAME}.{name}", median(steady), "lower", unit, ideal=0.0, share=share, runs=RUNS)

@@ -318,7 +318,7 @@ def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
 def _moved(
     record: Record, figures: Figures, pictures: Pictures | None, metric: Metric, statistic: str
 ) -> float | None:
-    """How far the pictures of a BF16 record are from `pictures`; None where nobody measured it against these."""
+    """How far a BF16 record's pictures are from `pictures`; None where nobody measured it against these."""
     if record.recipe.name != REFERENCE or pictures is None or metric.IDEAL is None:
         return None
     if pictures.hash == pictures_hash(record.pictures):

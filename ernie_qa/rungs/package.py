@@ -281,7 +281,7 @@ def _check(level: str, component: str | None, fault: str, passed: str) -> Check:
 
 
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
-    """Bytes in memory and quantized layers of each component: the same on every machine, so any change counts."""
+    """Bytes in memory and quantized layers of each component: equal on all machines, so any change counts."""
     for component, found in record.figures.get(NAME, {}).get("components", {}).items():
         size = float(sum(found["memory"].values()))
         yield Tracked(f"{NAME}.memory_bytes[{component}]", size, "lower", "B", ideal=0.0)

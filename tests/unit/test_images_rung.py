@@ -54,7 +54,7 @@ def observe(
     model = Model(Path("model"), ModelIdentity("toy", None, weights, "0" * 64), (), None)
     found = find_recipe(recipe)
     drawn = tuple(
-        Drawn(Picture.from_pixels(case, pixels), nonfinite, 0.1) for case, pixels in pictures.items()
+        Drawn(Picture.from_pixels(case, pixels), nonfinite, 0.1, {}) for case, pixels in pictures.items()
     )
     measuring = images.measure(Arm(SimpleNamespace(device="cpu"), model, found, SUITE, reference))
     next(measuring)

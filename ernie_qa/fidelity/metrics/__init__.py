@@ -6,8 +6,8 @@ A metric is a module with
     UNIT          the unit of a score, empty where it has none
     BETTER        "lower" or "higher"
     IDEAL         the score of identical pictures, None where that is infinite
-    NOISE         "mean" and "worst" -> the change of a suite's score that means nothing: twice what was measured
-                  where nothing that matters had changed (docs/limits.md)
+    NOISE         "mean" and "worst" -> the change of a suite's score that means nothing: twice what was
+                  measured where nothing that matters had changed (docs/limits.md)
     DEFINITION    one line with every parameter: a score without them means nothing
     score(reference, candidate, device)
                   one float a pair of pictures, `inf` allowed, NaN not
