@@ -20,6 +20,7 @@ from ernie_qa.baseline.pictures import Pictures, pictures_of
 from ernie_qa.baseline.store import (
     Baseline,
     find_baseline,
+    finish,
     locked,
     place_of,
     promote,
@@ -151,6 +152,7 @@ def accept(
     if not why.strip():
         raise BaselineError("an acceptance needs a reason: say why these figures are right, with --reason")
     with locked(root):
+        finish(root)
         proposal = propose(root, bundles, why=why, by=by, recipes=recipes, rebase=rebase)
         if proposal.loosened and not loosen:
             named = ", ".join(f"{change.recipe} {change.name}" for change in proposal.loosened[:3])
@@ -183,13 +185,13 @@ def _chosen(
             f"other one to accept"
         )
     names = set(given) if given else held
+    if rebase or not current:
+        names.add(REFERENCE)
     if rebase and current and (missing := sorted(current.accepted.keys() - names)):
         raise BaselineError(
             f"a rebase replaces all arms at once, and {', '.join(missing)} is accepted and not offered: "
             f"run all of them, or remove {missing[0]}.json first"
         )
-    if rebase or not current:
-        names.add(REFERENCE)
     return [
         given.get(name) or find_recipe(name)
         for name in sorted(names, key=lambda name: (name != REFERENCE, name))

@@ -1,10 +1,13 @@
-"""Clocks and memory windows."""
+"""Clocks, memory windows, and what is free."""
 
 from __future__ import annotations
 
 import gc
+import os
 import re
+import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_qa.errors import InputError, UnavailableError
@@ -77,3 +80,31 @@ def peaks(device: torch.device) -> dict[str, int | None]:
         "reserved": None,
         "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def available(device: torch.device) -> int:
+    """Bytes of memory that can still be had: the GPU's own free ones, or on a CPU the machine's, without what
+    would be swapped, and no more than the control group allows."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(rows["MemAvailable"].split()[0]) * 1024
+    return min(free, memory_limit(Path("/sys/fs/cgroup")) or free)
+
+
+def memory_limit(groups: Path) -> int | None:
+    """Bytes that the control group mounted at `groups` may hold; None where it sets no limit."""
+    for limit in (groups / "memory.max", groups / "memory" / "memory.limit_in_bytes"):
+        if limit.is_file():
+            # "max" where there is none
+            said = limit.read_text().strip()
+            return int(said) if said.isdigit() else None
+    return None
+
+
+def room(path: Path) -> tuple[int, bool]:
+    """Bytes free on the disk of `path`, and whether it can be written, or made where it is not there."""
+    there = next(place for place in (path, *path.parents) if place.exists())
+    return shutil.disk_usage(there).free, os.access(there, os.W_OK)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ernie_qa.recipe import Recipe
+from ernie_qa.record import Record
+
 CAPTION = (
     "A square poster with a plain red ground. A large yellow circle stands at the upper left, and a small "
     "white star stands at the lower right. The word КОНЦЕРТ is written in large black letters along the "
@@ -85,3 +88,16 @@ def write_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, flo
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def observed(
+    tiny_model: Path, small_suite: Path, write_recipe: Callable[[str, float], Path]
+) -> tuple[Recipe, dict[str, Record]]:
+    """A lenient INT8 recipe, and what it and BF16 were observed to do on the tiny model."""
+    from ernie_qa.execute import Session, plan
+
+    session = Session(plan(tiny_model, [write_recipe("lenient", 1.0)], small_suite))
+    (outcome,) = session
+    assert outcome.verdict.status == "pass", str(outcome.verdict)
+    return session.plan.recipes[0], session.records

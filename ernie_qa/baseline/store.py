@@ -98,14 +98,13 @@ def verify(root: Path) -> tuple[Baseline, ...]:
 
 
 def finish(root: Path) -> tuple[Path, ...]:
-    """Complete or clear away what killed accepts left below `root`; the baselines that were completed."""
-    with locked(root):
-        return tuple(
-            place
-            for model in _directories(root)
-            for place in sorted({_place(file) for file in model.glob(".*")})
-            if _recover(place)
-        )
+    """Complete or clear away what killed accepts left below `root`, within `locked`; what was completed."""
+    return tuple(
+        place
+        for model in _directories(root)
+        for place in sorted({_place(file) for file in model.glob(".*")})
+        if _recover(place)
+    )
 
 
 @contextmanager

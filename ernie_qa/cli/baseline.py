@@ -143,11 +143,12 @@ def _accept(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ernie_qa.baseline.store import finish, verify
+    from ernie_qa.baseline.store import finish, locked, verify
 
     if options.finish:
-        for place in finish(options.baselines):
-            print(f"{place}: completed what an interrupted accept had begun")
+        with locked(options.baselines):
+            for place in finish(options.baselines):
+                print(f"{place}: completed what an interrupted accept had begun")
     found = verify(options.baselines)
     for baseline in found:
         pictures = len(baseline.pictures.pictures) if baseline.pictures else 0

@@ -15,8 +15,10 @@ from ernie_qa.verdict import Status
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Plan, Session
+    from ernie_qa.models.find import Model
 
 EXIT = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_COMPARABLE: 3, Status.NOT_APPLICABLE: 3}
+NOT_READY = 2
 EXIT_CODES = "exit codes: 0 pass, 1 fail, 2 bad input or something missing here, 3 not comparable"
 
 
@@ -33,7 +35,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "  ernie-qa gate --recipe mine.toml --recipe sdnq-int8 --report out\n"
         "      a recipe of your own beside a shipped one; records and pictures go to out/\n"
         "  ernie-qa gate --model ~/models/ERNIE-Image-Turbo --suite turbo10 --device cuda\n"
-        "      the full-size model on a GPU\n\n" + EXIT_CODES,
+        "      the full-size model on a GPU\n"
+        "  ernie-qa gate --dry-run --baselines baselines\n"
+        "      what that would fetch, write and take here; draws nothing\n\n" + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -73,23 +77,30 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="DIR",
         help="write records and verdict.json to a new or empty directory",
     )
-    gate.add_argument("--json", action="store_true", help="print the verdicts as JSON instead of the table")
+    gate.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the input, tell what a run would need (downloads, disk, memory, time), and run nothing",
+    )
+    gate.add_argument(
+        "--json",
+        action="store_true",
+        help="print the verdicts, or what a run would need, as JSON instead of the table",
+    )
     gate.set_defaults(run=_gate)
 
 
 def _gate(options: argparse.Namespace) -> int:
     # only a gate draws; --help and the lists stay instant
-    from ernie_qa.execute import plan, visible_device
-    from ernie_qa.meter import require_device
     from ernie_qa.report.files import check_directory, document, save, save_candidates
 
     if options.update and not options.baselines:
         raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
     if options.report:
         check_directory(options.report)
-    checked = plan(options.model, options.recipe, options.suite)
-    checked = replace(checked, device=options.device or visible_device())
-    require_device(checked.device)
+    if options.dry_run:
+        return _dry_run(options)
+    checked = _plan(options, options.model)
     session = _run(checked, options.baselines, options.require_baseline)
     verdicts = [outcome.verdict for outcome in session.outcomes]
     if options.report:
@@ -106,6 +117,35 @@ def _gate(options: argparse.Namespace) -> int:
         if bundle:
             print(f"\nkept as candidates, and nothing accepted: {bundle}")
     return EXIT[session.status]
+
+
+def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
+    """What will run, on a device that computes."""
+    from ernie_qa.execute import plan, visible_device
+    from ernie_qa.meter import require_device
+
+    checked = plan(model, options.recipe, options.suite)
+    checked = replace(checked, device=options.device or visible_device())
+    require_device(checked.device)
+    return checked
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    """Tell what a run would need; of a model that is not here yet, only its download."""
+    from ernie_qa.forecast import forecast, forecast_download
+    from ernie_qa.models.find import find_model, to_fetch
+    from ernie_qa.report.forecast import document, forecast_lines
+
+    if download := to_fetch(options.model):
+        found = forecast_download(download)
+    else:
+        checked = _plan(options, find_model(options.model, fetch=False))
+        found = forecast(checked, baselines=options.baselines, report=options.report, update=options.update)
+    if options.json:
+        print(json.dumps(document(found), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(forecast_lines(found)))
+    return 0 if found.ready else NOT_READY
 
 
 def _run(plan: Plan, baselines: Path | None, require_baseline: bool) -> Session:

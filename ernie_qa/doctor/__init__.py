@@ -35,7 +35,7 @@ from ernie_qa.fidelity.lpips_weights import (
     torchvision_path,
 )
 from ernie_qa.fingerprint import PACKAGES, take_fingerprint
-from ernie_qa.meter import require_device
+from ernie_qa.meter import require_device, room
 
 if TYPE_CHECKING:
     import torch
@@ -75,9 +75,9 @@ def _look(asked: str | None) -> Iterator[Finding]:
         from huggingface_hub import constants
 
         cache = Path(constants.HF_HUB_CACHE).absolute()
-        yield findings.hub_cache(cache, constants.HF_HUB_OFFLINE, *_room(cache))
+        yield findings.hub_cache(cache, constants.HF_HUB_OFFLINE, *room(cache))
     yield findings.allocator(device, os.environ)
-    yield findings.disk(Path.cwd(), *_room(Path.cwd()))
+    yield findings.disk(Path.cwd(), *room(Path.cwd()))
 
 
 def _look_with_torch(asked: str | None, device: str) -> Iterator[Finding]:
@@ -216,9 +216,3 @@ def _kernel_caches(environment: Mapping[str, str]) -> tuple[Path, Path]:
     home = environment.get("TRITON_HOME") or Path.home()
     triton = environment.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache")
     return Path(inductor).absolute(), Path(triton).absolute()
-
-
-def _room(path: Path) -> tuple[int, bool]:
-    """Bytes free on the disk of `path`, and whether it can be written, or made where it is not there."""
-    there = next(place for place in (path, *path.parents) if place.exists())
-    return shutil.disk_usage(there).free, os.access(there, os.W_OK)

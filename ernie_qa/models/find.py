@@ -5,7 +5,6 @@ A model is an ordinary diffusers directory of safetensors. Ours hold a manifest 
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ernie_qa.errors import ModelError
 from ernie_qa.frozen import Frozen, digest
+from ernie_qa.models.hub import Download, missing, snapshot
 from ernie_qa.record import ModelIdentity
 from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, did_you_mean, one_line, quoted, read_json, shown
 
@@ -100,11 +100,11 @@ def model_names() -> tuple[str, ...]:
     return tuple(sorted(index.parent.name for index in _DIRECTORY.glob("*/model_index.json")))
 
 
-def find_model(model: Model | str | Path) -> Model:
+def find_model(model: Model | str | Path, *, fetch: bool = True) -> Model:
     """The model that is meant: itself, the shipped one of that name, a directory, or `org/name[@revision]`.
 
-    A hub id is fetched into the user's Hugging Face cache, or only looked up there under HF_HUB_OFFLINE=1.
-    ModelError if it is not to be had, no diffusers directory, or holds a pickle checkpoint.
+    A hub id is fetched into the user's Hugging Face cache, or only looked up there under HF_HUB_OFFLINE=1 and
+    without `fetch`. ModelError if it is not to be had, no diffusers directory, or holds a pickle checkpoint.
     """
     if isinstance(model, Model):
         return model
@@ -117,21 +117,37 @@ def find_model(model: Model | str | Path) -> Model:
             )
         found.manifest.verify()
         return found
-    try:
-        is_directory = text != "" and Path(text).is_dir()
-    except (OSError, ValueError):  # too long, or with a zero byte: no path at all
-        is_directory = False
-    if is_directory:
+    if _is_directory(text):
         return _read_model(Path(text))
-    hub = _HUB_ID.fullmatch(text)
-    if hub and isinstance(model, str):
-        path = _snapshot(hub["repo"], hub["revision"])
+    if hub := _hub_id(model):
+        path = snapshot(hub["repo"], hub["revision"], PICKLES, fetch=fetch)
         return _read_model(path, hub["repo"], path.name)
     names = model_names()
     raise ModelError(
         f"no model {quoted(text)}: allowed are a shipped name ({', '.join(names) or 'none is installed'}), "
         f"a diffusers directory, or a hub id org/name[@revision]{did_you_mean(text, names)}"
     )
+
+
+def to_fetch(model: Model | str | Path) -> Download | None:
+    """What `find_model` would fetch from the hub, which is asked and nothing fetched.
+
+    None where there is nothing to fetch, or where the hub does not answer and the cache has to do.
+    """
+    hub = _hub_id(model)
+    return missing(hub["repo"], hub["revision"], PICKLES) if hub else None
+
+
+def _hub_id(model: Model | str | Path) -> re.Match[str] | None:
+    """The parts of a hub id, if that is what is meant: a directory of the same name comes first."""
+    return _HUB_ID.fullmatch(model) if isinstance(model, str) and not _is_directory(model) else None
+
+
+def _is_directory(text: str) -> bool:
+    try:
+        return text != "" and Path(text).is_dir()
+    except (OSError, ValueError):  # too long, or with a zero byte: no path at all
+        return False
 
 
 def pickles(path: Path, components: Iterable[str]) -> list[Path]:
@@ -286,21 +302,3 @@ def _file_hash(file: Path) -> str:
 
 def _files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
-
-
-def _snapshot(repo: str, revision: str | None) -> Path:
-    """The hub's snapshot of `repo`, without its pickles; its folder is named by the commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    ignored = [f"*{suffix}" for suffix in sorted(PICKLES)]
-    try:
-        return Path(
-            snapshot_download(repo, revision=revision, local_files_only=offline, ignore_patterns=ignored)
-        )
-    except (OSError, ValueError, HfHubHTTPError) as problem:
-        reason = f"{type(problem).__name__}: {(str(problem).strip().splitlines() or ['?'])[0]}"
-        what = f"{repo}@{revision}" if revision else repo
-        where = "in the local cache (HF_HUB_OFFLINE is set)" if offline else "on the hub"
-        raise ModelError(f"{what}: no such directory here, and not to be had {where}: {reason}") from None

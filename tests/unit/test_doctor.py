@@ -336,7 +336,7 @@ def test_room_for_reports(free: int, writable: bool, state: State) -> None:
 
 
 def test_the_room_of_what_is_not_there_is_that_of_what_is_above(tmp_path: Path) -> None:
-    free, writable = doctor._room(tmp_path / "not" / "there")
+    free, writable = doctor.room(tmp_path / "not" / "there")
     assert free > 0
     assert writable
 

@@ -217,7 +217,7 @@ def test_the_hash_covers_what_changes_a_picture(tmp_path, old, new, same):
         (
             "informational",
             "informative",
-            "gates.turbo10.informative: unknown key; allowed: informational, limits; did you mean",
+            "gates.turbo10.informative: unknown key; allowed: informational, limits, waivers; did you mean",
         ),
         (
             '"few_rows"',

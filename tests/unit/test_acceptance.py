@@ -1,0 +1,222 @@
+"""Accepting: what becomes a baseline, what may not, and what takes a flag of its own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ernie_qa.acceptance import Bundle, propose
+from ernie_qa.baseline.accepted import Figure, Tracked, figure_of
+from ernie_qa.baseline.change import Change
+from ernie_qa.baseline.pictures import LARGEST, pictures_hash, pictures_of
+from ernie_qa.errors import BaselineError
+from ernie_qa.recipe import Recipe
+from ernie_qa.record import Record
+from ernie_qa.report.changes import change_lines
+from tests.accepting import accepted, against, bundle, moved, on_a_gpu, scored, with_figures
+
+Observed = tuple[Recipe, dict[str, Record]]
+VALUES = st.floats(0.001, 1e9)
+
+
+@pytest.fixture
+def recipes(observed: Observed) -> tuple[Recipe, ...]:
+    return (observed[0],)
+
+
+@pytest.fixture
+def records(observed: Observed) -> dict[str, Record]:
+    return observed[1]
+
+
+@pytest.fixture
+def run(tmp_path: Path, records: dict[str, Record]) -> Bundle:
+    return bundle(tmp_path / "run", records)
+
+
+@pytest.fixture
+def root(tmp_path: Path, run: Bundle, recipes: tuple[Recipe, ...]) -> Path:
+    """Baselines in which the run is accepted."""
+    accepted(tmp_path / "baselines", run, recipes=recipes)
+    return tmp_path / "baselines"
+
+
+def figure(*values: float, better: str = "lower", **noise: float) -> Figure:
+    ideal = 0.0 if better == "lower" else None
+    return figure_of([Tracked("a.b", value, better, ideal=ideal, **noise) for value in values])
+
+
+@given(st.lists(VALUES, min_size=1, max_size=5), st.sampled_from(["lower", "higher"]), st.floats(0, 1))
+def test_every_accepted_run_keeps_the_limit_that_it_set(
+    values: list[float], better: str, share: float
+) -> None:
+    found = figure(*values, better=better, share=share)
+    assert all(found.keeps(value) for value in values)
+    assert min(values) <= found.typical <= max(values)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=4), VALUES)
+def test_another_run_never_tightens(values: list[float], more: float) -> None:
+    change = Change("mine", "a.b", figure(*values), figure(*values, more))
+    assert change.kind in ("same", "loosened")
+
+
+def test_the_limit_is_the_largest_noise_beyond_the_worst_run() -> None:
+    assert figure(10.0).limit == 10.0
+    assert figure(10.0, 12.0, 11.0).limit == 14.0
+    assert figure(10.0, floor=3.0, share=0.1).limit == 13.0
+    assert figure(10.0, floor=0.5, share=0.1).limit == 11.0
+    assert figure(10.0, 12.0, better="higher").limit == 8.0
+    assert figure(1.0, 2.0, runs=3).limit is None
+    assert figure(1.0, 2.0, 3.0, runs=3).limit == 5.0
+
+
+def test_tightened_and_loosened_with_their_factors() -> None:
+    old = figure(10.0, share=0.2)
+    assert Change("r", "a.b", old, figure(5.0, share=0.2)).kind == "tightened"
+    assert Change("r", "a.b", old, figure(5.0, share=0.2)).factor == pytest.approx(0.5)
+    assert Change("r", "a.b", old, figure(20.0, share=0.2)).kind == "loosened"
+    assert Change("r", "a.b", old, figure(20.0, share=0.2)).factor == pytest.approx(2.0)
+    assert Change("r", "a.b", old, None).loosens
+    assert Change("r", "a.b", old, figure(10.0, runs=3)).loosens
+    assert not Change("r", "a.b", None, old).loosens
+
+
+def test_loosening_needs_its_own_flag_and_tightening_none(
+    root: Path, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    worse = bundle(tmp_path / "worse", {**records, "lenient": scored(records["lenient"], added=0.01)})
+    with pytest.raises(BaselineError, match=r"1 figures would loosen \(lenient images.lpips_mean\)"):
+        accepted(root, worse, recipes=recipes)
+    proposal = accepted(root, worse, recipes=recipes, loosen=True)
+    (change,) = proposal.loosened
+    assert change.factor is not None
+    assert change.factor > 1
+    lines = change_lines(proposal.changes)
+    (line,) = [line for line in lines if "images.lpips_mean" in line]
+    assert "loosened x" in line
+    assert not any("memory_bytes" in line for line in lines)
+    better = bundle(tmp_path / "better", records)
+    assert not accepted(root, better, recipes=recipes).loosened
+
+
+def test_several_runs_know_the_noise(
+    tmp_path: Path, run: Bundle, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    noisy = bundle(tmp_path / "noisy", {**records, "lenient": scored(records["lenient"], added=0.01)})
+    proposal = accepted(tmp_path / "baselines", run, noisy, recipes=recipes)
+    one = proposal.accepted["lenient"]
+    mean = one.figures["images.lpips_mean"]
+    assert len(one.runs) == len(mean.measured) == 2
+    assert mean.limit is not None
+    assert mean.limit >= max(mean.measured) + (max(mean.measured) - min(mean.measured))
+
+
+def test_cost_on_a_gpu_needs_three_runs(
+    tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    runs = []
+    for number, seconds in enumerate((1.0, 1.1, 1.05)):
+        bf16 = on_a_gpu(records["bf16"], seconds)
+        arms = {"bf16": bf16, "lenient": against(on_a_gpu(records["lenient"], seconds), bf16)}
+        runs.append(bundle(tmp_path / f"run{number}", arms))
+    for count, limit in ((2, None), (3, pytest.approx(1.2 + 0.01))):
+        proposal = propose(tmp_path / "none", runs[:count], why="-", by="-", recipes=recipes)
+        assert proposal.accepted["lenient"].figures["cost.latency"].limit == limit
+    assert proposal.place.name == "NVIDIA-H100-80GB-HBM3"
+
+
+def test_what_fails_its_own_limits_is_not_accepted(
+    tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    mean = with_figures(records["lenient"], "images", "metrics", "lpips", "mean", value=1.5)
+    with pytest.raises(BaselineError, match=r"fail by its own limits.*images.lpips_mean"):
+        accepted(tmp_path / "b", bundle(tmp_path / "run", {**records, "lenient": mean}), recipes=recipes)
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_a_record_of_another_recipe_is_not_accepted(
+    run: Bundle, tmp_path: Path, recipes: tuple[Recipe, ...]
+) -> None:
+    (lenient,) = recipes
+    other = replace(lenient, components={"transformer": "sdnq", "pe": "sdnq"})
+    with pytest.raises(BaselineError, match=r"recipe.same"):
+        accepted(tmp_path / "b", run, recipes=(other,))
+
+
+def test_a_recipe_that_is_not_shipped_has_to_be_named(run: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BaselineError, match=r"lenient is no shipped recipe: name its file"):
+        accepted(tmp_path / "b", run, recipes=())
+
+
+def test_a_reason_is_needed(run: Bundle, tmp_path: Path, recipes: tuple[Recipe, ...]) -> None:
+    from ernie_qa.acceptance import accept
+
+    with pytest.raises(BaselineError, match="needs a reason"):
+        accept(tmp_path, [run], why=" ", by="a tester", recipes=recipes)
+
+
+def test_bf16_that_moved_within_its_noise_is_no_obstacle(
+    root: Path, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    pictures = pictures_hash(records["bf16"].pictures)
+    near = bundle(tmp_path / "near", moved(records, 0.00002, pictures))
+    proposal = accepted(root, near, recipes=recipes)
+    # the pictures stay those that were accepted: small steps do not add up
+    assert proposal.pictures is not None
+    assert proposal.pictures.hash == pictures
+
+
+def test_bf16_that_moved_asks_for_a_rebase_of_all_arms(
+    root: Path, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    pictures = pictures_hash(records["bf16"].pictures)
+    far = moved(records, 0.01, pictures)
+    with pytest.raises(BaselineError, match=r"BF16 itself has moved: images.drift_lpips_mean: 0.01"):
+        accepted(root, bundle(tmp_path / "far", far), recipes=recipes)
+    alone = bundle(tmp_path / "alone", {"bf16": far["bf16"]})
+    with pytest.raises(BaselineError, match="a rebase replaces all arms at once, and lenient is accepted"):
+        accepted(root, alone, recipes=(), rebase=True)
+    proposal = accepted(root, bundle(tmp_path / "all", far), recipes=recipes, rebase=True)
+    assert proposal.pictures is not None
+    assert proposal.pictures.hash == pictures_hash(far["bf16"].pictures)
+    assert proposal.accepted["bf16"].figures["images.drift_lpips_mean"].measured == (0.0,)
+
+
+def test_bf16_that_was_not_compared_has_to_be(
+    root: Path, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    unknown = bundle(tmp_path / "unknown", moved(records, None))
+    with pytest.raises(BaselineError, match="BF16 was not compared with the accepted pictures: run again"):
+        accepted(root, unknown, recipes=recipes)
+
+
+def test_bundles_have_to_hang_together(tmp_path: Path, records: dict[str, Record]) -> None:
+    other = replace(records["bf16"], created="2026-01-01T00:00:00+00:00")
+    with pytest.raises(BaselineError, match="was measured against another BF16 record"):
+        bundle(tmp_path / "mixed", {**records, "bf16": other})
+    with pytest.raises(BaselineError, match="holds a record of lenient; put it back"):
+        bundle(tmp_path / "renamed", {"bf16": records["bf16"], "strict": records["lenient"]})
+    with pytest.raises(BaselineError, match=r"no bundle: it holds no bf16/record.json"):
+        bundle(tmp_path / "lone", {"lenient": records["lenient"]})
+
+
+def test_runs_of_two_machines_are_not_one_baseline(
+    run: Bundle, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    bf16 = on_a_gpu(records["bf16"], 1.0)
+    gpu = bundle(
+        tmp_path / "gpu", {"bf16": bf16, "lenient": against(on_a_gpu(records["lenient"], 1.0), bf16)}
+    )
+    with pytest.raises(BaselineError, match="of another model, suite or machine than"):
+        accepted(tmp_path / "b", run, gpu, recipes=recipes)
+
+
+def test_large_pictures_stay_out(records: dict[str, Record]) -> None:
+    bf16 = records["bf16"]
+    assert pictures_of(bf16) is not None
+    (first, *others) = bf16.pictures
+    large = replace(bf16, pictures=(replace(first, width=LARGEST, height=2), *others))
+    assert pictures_of(large) is None
