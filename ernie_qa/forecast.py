@@ -84,8 +84,8 @@ class Forecast:
 
     @property
     def needed(self) -> int:
-        """Bytes of memory that an arm is known to take: as measured, or BF16's weights where they are more."""
-        return max(self.weights or 0, *(arm.peak_bytes or 0 for arm in self.arms), 0)
+        """Bytes of memory that the largest arm is known to take: a measured peak, or BF16's weights alone."""
+        return max([self.weights or 0, *(arm.peak_bytes or 0 for arm in self.arms)])
 
     @property
     def short_of_memory(self) -> bool:
@@ -122,8 +122,7 @@ def forecast(
     if pictures:
         size = len(recipes) * sum(len(picture.png) for picture in pictures.pictures)
     else:
-        # a PNG of noise is hardly larger than its pixels, and others are smaller
-        size = len(recipes) * sum(3 * case.width * case.height for case in plan.suite.cases)
+        size = len(recipes) * sum(largest_png(case.width, case.height) for case in plan.suite.cases)
     return Forecast(
         model=plan.model.name,
         suite=plan.suite.name,
@@ -131,7 +130,7 @@ def forecast(
         machine=described(machine),
         downloads=tuple(_downloads(plan)),
         writings=tuple(
-            Writing("pictures", place, size, not pictures, *room(place.absolute()))
+            Writing("pictures (records not counted)", place, size, not pictures, *room(place.absolute()))
             for place in (report, candidates)
             if place
         ),
@@ -143,7 +142,7 @@ def forecast(
 
 def forecast_download(download: Download) -> Forecast:
     """All that is known before the model that is to be downloaded is here; imports no torch."""
-    writing = Writing("its files", download.place, download.bytes or 0, False, *room(download.place))
+    writing = Writing("model files", download.place, download.bytes or 0, False, *room(download.place))
     return Forecast(download.name, None, None, None, (download,), (writing,))
 
 
@@ -160,7 +159,7 @@ def arm_of(recipe: str, accepted: Accepted | None, machine: Fingerprint) -> Arm:
     """What `recipe` took on machines as this one, or where there are none, on all that are known."""
     if accepted is None:
         return Arm(recipe)
-    like = [run for run in accepted.runs if _as_fast(run.fingerprint, machine)]
+    like = [run for run in accepted.runs if described(run.fingerprint) == described(machine)]
     runs = like or accepted.runs
     seconds = [run.seconds for run in runs if run.seconds is not None]
     return Arm(
@@ -180,8 +179,11 @@ def described(machine: Fingerprint) -> str:
     return f"{' '.join(machine.instruction_set)}, {threads}"
 
 
-def _as_fast(one: Fingerprint, other: Fingerprint) -> bool:
-    return described(one) == described(other)
+def largest_png(width: int, height: int) -> int:
+    """Bytes that a PNG of that many RGB pixels takes at most, which is what noise takes."""
+    rows = height * (3 * width + 1)
+    # what cannot be compressed is stored in blocks, and those in chunks, each with a few bytes of its own
+    return rows + rows // 1024 + 1024
 
 
 def _downloads(plan: Plan) -> Iterator[Download]:

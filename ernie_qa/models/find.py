@@ -132,7 +132,8 @@ def find_model(model: Model | str | Path, *, fetch: bool = True) -> Model:
 def to_fetch(model: Model | str | Path) -> Download | None:
     """What `find_model` would fetch from the hub, which is asked and nothing fetched.
 
-    None where there is nothing to fetch, or where the hub does not answer and the cache has to do.
+    None where there is nothing to fetch, or where the hub does not answer and the cache has to do. ModelError
+    for a hub id that is in neither.
     """
     hub = _hub_id(model)
     return missing(hub["repo"], hub["revision"], PICKLES) if hub else None

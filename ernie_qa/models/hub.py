@@ -21,44 +21,44 @@ class Download:
 
 
 def snapshot(repo: str, revision: str | None, ignored: Iterable[str], *, fetch: bool = True) -> Path:
-    """The hub's snapshot of `repo`, without files of the `ignored` suffixes; its folder is named by the commit.
+    """The hub's snapshot of `repo`, without the files of `ignored` suffixes; the commit is its folder's name.
 
     Under HF_HUB_OFFLINE, or without `fetch`, only the cache is looked at. ModelError if it is not to be had.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    local = _offline() or not fetch
     patterns = [f"*{suffix}" for suffix in sorted(ignored)]
     try:
         return Path(
-            snapshot_download(
-                repo, revision=revision, local_files_only=offline or not fetch, ignore_patterns=patterns
-            )
+            snapshot_download(repo, revision=revision, local_files_only=local, ignore_patterns=patterns)
         )
     except (OSError, ValueError, HfHubHTTPError) as problem:
-        reason = f"{type(problem).__name__}: {(str(problem).strip().splitlines() or ['?'])[0]}"
-        where = "on the hub"
-        if offline:
-            where = "in the local cache (HF_HUB_OFFLINE is set)"
-        elif not fetch:
-            where = "in the local cache, and the hub does not say what it holds"
-        what = f"{repo}@{revision}" if revision else repo
-        raise ModelError(f"{what}: no such directory here, and not to be had {where}: {reason}") from None
+        where = "in the local cache" if local else "on the hub"
+        raise _absent(repo, revision, where, problem) from None
 
 
 def missing(repo: str, revision: str | None, ignored: Iterable[str]) -> Download | None:
-    """What `snapshot` would fetch of `repo`, by the hub's own list of its files.
+    """What `snapshot` would fetch of `repo`, by the hub's own list of its files; nothing is fetched.
 
-    None where all of them are in the cache, or where the hub does not answer or does not know `repo`.
+    None where all of it is in the cache, or something is and the hub does not answer. ModelError where it
+    does not, or does not know `repo`, and nothing is in the cache.
     """
     from huggingface_hub import constants, model_info, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever httpx it uses
 
-    # snapshot_download's own dry run would move the cached branch to a commit that is not in the cache
+    # not snapshot_download's own dry run: it moves the cached branch to a commit that is not in the cache
     try:
         listed = model_info(repo, revision=revision, files_metadata=True)
-    except (OSError, ValueError, HTTPError):
+    except (OSError, ValueError, HTTPError) as problem:
+        try:
+            snapshot(repo, revision, ignored, fetch=False)
+        except ModelError:
+            if _offline():
+                raise
+            where = "on the hub, so that its size is unknown"
+            raise _absent(repo, revision, where, problem) from None
         return None
     lacking = [
         file
@@ -68,9 +68,21 @@ def missing(repo: str, revision: str | None, ignored: Iterable[str]) -> Download
     ]
     if not lacking:
         return None
-    return Download(
-        f"{repo}@{revision}" if revision else repo,
-        Path(constants.HF_HUB_CACHE),
-        len(lacking),
-        sum(file.size or 0 for file in lacking),
+    size = sum(file.size or 0 for file in lacking)
+    return Download(_named(repo, revision), Path(constants.HF_HUB_CACHE), len(lacking), size)
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _absent(repo: str, revision: str | None, where: str, problem: Exception) -> ModelError:
+    reason = f"{type(problem).__name__}: {(str(problem).strip().splitlines() or ['?'])[0]}"
+    set_so = " (HF_HUB_OFFLINE is set)" if _offline() else ""
+    return ModelError(
+        f"{_named(repo, revision)}: no such directory here, and not to be had {where}{set_so}: {reason}"
     )
+
+
+def _named(repo: str, revision: str | None) -> str:
+    return f"{repo}@{revision}" if revision else repo

@@ -15,6 +15,7 @@ SCHEMA = 1
 HEADER = ("arm", "peak memory", "load and draw")
 UNKNOWN = "not measured"
 ELSEWHERE = "elsewhere"
+KEPT = "nothing is kept without --report or --update"
 TOPIC_WIDTH = 10
 
 
@@ -27,7 +28,7 @@ def document(forecast: Forecast) -> dict[str, Any]:
 
 
 def forecast_lines(forecast: Forecast, *, width: int = 80) -> list[str]:
-    """The topics, a table of the arms, what its figures mean, and last a line for each thing that is lacking."""
+    """The topics, a table of the arms, what its figures mean, and a line for each thing that is lacking."""
     lines = [*_heading(forecast), *_topics(forecast, width)]
     if forecast.arms:
         lines += ["", *_table(forecast), "", *_notes(forecast, width)]
@@ -44,16 +45,16 @@ def _heading(forecast: Forecast) -> Iterator[str]:
 
 
 def _topics(forecast: Forecast, width: int) -> Iterator[str]:
-    told = [("download", _fetched(download)) for download in forecast.downloads]
-    told += [("disk", _written(writing)) for writing in forecast.writings]
+    told = {
+        "download": [_fetched(download) for download in forecast.downloads] or ["nothing"],
+        "disk": [_written(writing) for writing in forecast.writings] or [KEPT],
+    }
     if forecast.weights is not None and forecast.available is not None:
         weights, available = _size(forecast.weights), _size(forecast.available)
-        told.append(("memory", f"{available} available; in BF16 the model's weights take {weights}"))
-    for topic, absent in (("download", "nothing"), ("disk", "no report and no candidates are asked for")):
-        if topic not in dict(told):
-            told.append((topic, absent))
-    for topic, text in sorted(told, key=lambda pair: pair[0] != "download"):
-        yield from _wrapped(text, width, f"{topic:<{TOPIC_WIDTH}}", " " * TOPIC_WIDTH)
+        told["memory"] = [f"{available} available; in BF16 the model's weights take {weights}"]
+    for topic, texts in told.items():
+        for text in texts:
+            yield from _wrapped(text, width, f"{topic:<{TOPIC_WIDTH}}", " " * TOPIC_WIDTH)
 
 
 def _fetched(download: Download) -> str:
@@ -64,7 +65,9 @@ def _fetched(download: Download) -> str:
 
 def _written(writing: Writing) -> str:
     bound = "at most" if writing.at_most else "about"
-    return f"{bound} {_size(writing.bytes)} of {writing.what} in {writing.place}; {_size(writing.free)} free"
+    return (
+        f"{_size(writing.free)} free for {writing.place}; {writing.what} take {bound} {_size(writing.bytes)}"
+    )
 
 
 def _table(forecast: Forecast) -> Iterator[str]:
@@ -86,23 +89,17 @@ def _row(arm: Arm) -> tuple[str, str, str]:
 
 def _notes(forecast: Forecast, width: int) -> Iterator[str]:
     """What the table's figures are, and are not."""
+    notes = []
     if any(arm.seconds for arm in forecast.arms):
-        yield from _wrapped(
-            "As accepted runs measured it. Starting up and comparing the pictures come on top.", width
-        )
-    places = dict.fromkeys(
-        place for arm in forecast.arms if not arm.here and arm.seconds for place in arm.measured_on
-    )
-    if places:
-        yield from _wrapped(f"{ELSEWHERE}: on {'; on '.join(places)}", width, "", "  ")
+        notes.append("Measured in accepted runs. Starting up and comparing come on top.")
+    machines = [arm.measured_on for arm in forecast.arms if arm.seconds and not arm.here]
+    if machines:
+        named = dict.fromkeys(machine for several in machines for machine in several)
+        notes.append(f"{ELSEWHERE}: {'; '.join(named)}")
     if any(arm.seconds is None for arm in forecast.arms):
-        yield from _wrapped(
-            f"{UNKNOWN}: no accepted run is known of the same recipe, model and suite; --baselines names where "
-            "they are kept.",
-            width,
-            "",
-            "  ",
-        )
+        notes.append(f"{UNKNOWN}: no run of this recipe, model and suite was accepted in --baselines")
+    for note in notes:
+        yield from _wrapped(note, width, "", "  ")
 
 
 def _lacking(forecast: Forecast) -> Iterator[str]:

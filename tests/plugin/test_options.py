@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from ernie_qa.record import load_record
-
 from .conftest import Gated
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -50,24 +48,6 @@ def test_without_a_gpu_the_gpu_run_fails_with_the_reason(
     assert "no usable GPU: " in done.stdout
     assert "another exception" not in done.stdout
     assert done.stdout.splitlines()[-1].strip("= ").startswith("1 failed in")
-
-
-def test_update_keeps_candidates_and_a_required_baseline_is_missed(
-    gated: Gated, tmp_path: Path, tiny_model: Path, small_suite: Path
-) -> None:
-    accepted = tmp_path / "baselines" / "tiny" / "cpu" / "bf16.json"
-    accepted.parent.mkdir(parents=True)
-    accepted.write_text("accepted by a person")
-    options = ("--ernie-model", tiny_model, "--ernie-suite", small_suite, "--ernie-recipe", "bf16")
-    done = gated(
-        tmp_path, *options, "--ernie-baselines", "baselines", "--ernie-update", "--ernie-require-baseline"
-    )
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "not_comparable: baseline.accepted" in done.stdout
-    (candidate,) = (tmp_path / "baselines" / "candidates" / "tiny" / "cpu").iterdir()
-    assert candidate.name == f"bf16-{load_record(candidate).hash[:12]}"
-    assert [file for file in (tmp_path / "baselines" / "tiny").rglob("*") if file.is_file()] == [accepted]
-    assert accepted.read_text() == "accepted by a person"
 
 
 def test_collection_names_recipes_and_cases_and_loads_nothing(
