@@ -26,7 +26,7 @@ def snapshot(repo: str, revision: str | None, ignored: Iterable[str], *, fetch: 
     Under HF_HUB_OFFLINE, or without `fetch`, only the cache is looked at. ModelError if it is not to be had.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever httpx it uses
 
     local = _offline() or not fetch
     patterns = [f"*{suffix}" for suffix in sorted(ignored)]
@@ -34,7 +34,7 @@ def snapshot(repo: str, revision: str | None, ignored: Iterable[str], *, fetch: 
         return Path(
             snapshot_download(repo, revision=revision, local_files_only=local, ignore_patterns=patterns)
         )
-    except (OSError, ValueError, HfHubHTTPError) as problem:
+    except (OSError, ValueError, HTTPError) as problem:
         where = "in the local cache" if local else "on the hub"
         raise _absent(repo, revision, where, problem) from None
 
@@ -46,7 +46,7 @@ def missing(repo: str, revision: str | None, ignored: Iterable[str]) -> Download
     does not, or does not know `repo`, and nothing is in the cache.
     """
     from huggingface_hub import constants, model_info, try_to_load_from_cache
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever httpx it uses
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     # not snapshot_download's own dry run: it moves the cached branch to a commit that is not in the cache
     try:
