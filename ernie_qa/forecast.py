@@ -142,7 +142,7 @@ def forecast(
 
 def forecast_download(download: Download) -> Forecast:
     """All that is known before the model that is to be downloaded is here; imports no torch."""
-    writing = Writing("model files", download.place, 0, False, *room(download.place))
+    writing = Writing("model files", download.place, download.bytes or 0, False, *room(download.place))
     return Forecast(download.name, None, None, None, (download,), (writing,))
 
 

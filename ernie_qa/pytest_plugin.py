@@ -80,7 +80,7 @@ def setting(config: pytest.Config, name: str) -> Any:
     """The option, else its ini twin, in which relative paths start at the ini file; falsy without either."""
     given = config.getoption(f"ernie_{name}")
     if given is not None:
-        return given
+        return _at_home(given)
     value = config.getini(f"ernie_{name}")
     if isinstance(value, bool):
         return value
@@ -90,7 +90,15 @@ def setting(config: pytest.Config, name: str) -> Any:
         path_like = "/" in text or text.endswith(".toml")
         return str(root / text) if name in _PLACES or (path_like and (root / text).exists()) else text
 
-    return anchored(value) if isinstance(value, str) and value else [anchored(text) for text in value]
+    expanded = _at_home(value)
+    return anchored(expanded) if isinstance(value, str) and value else [anchored(text) for text in expanded]
+
+
+def _at_home(value: Any) -> Any:
+    """`value`, or each text in it, with the home directory for `~`: no shell expands it in `--option=~/path`."""
+    if isinstance(value, str):
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+    return [_at_home(text) for text in value] if isinstance(value, list) else value
 
 
 def register_marks(config: pytest.Config) -> None:

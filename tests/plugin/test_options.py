@@ -19,12 +19,21 @@ def errors(stderr: str) -> list[str]:
     [
         (["--ernie-recipe", "sdnq-int9"], "sdnq-int9"),
         (["--ernie-recipe", "absent.toml"], "absent.toml"),
+        (["--ernie-recipe=~/absent.toml"], f"{Path.home()}/absent.toml"),
         (["--ernie-suite", "turbo11"], "turbo11"),
         (["--ernie-model", "maxi"], "maxi"),
         (["-m", "mini", "--ernie-model", "."], "-m mini gates the shipped miniature"),
         (["--ernie-update"], "--ernie-baselines DIR"),
     ],
-    ids=["recipe", "recipe file", "suite", "model", "model beside -m mini", "update of nothing"],
+    ids=[
+        "recipe",
+        "recipe file",
+        "recipe at home",
+        "suite",
+        "model",
+        "model beside -m mini",
+        "update of nothing",
+    ],
 )
 def test_bad_input_is_one_line_and_nothing_runs(
     gated: Gated, tmp_path: Path, tiny_model: Path, small_suite: Path, arguments: list[str], said: str
