@@ -95,7 +95,7 @@ def setting(config: pytest.Config, name: str) -> Any:
 
 
 def _at_home(value: Any) -> Any:
-    """`value`, or each text in it, with the home directory for `~`: no shell expands it in `--option=~/path`."""
+    """`value`, or each text in it, with `~` expanded: no shell does so in `--option=~/path`."""
     if isinstance(value, str):
         return str(Path(value).expanduser()) if value.startswith("~") else value
     return [_at_home(text) for text in value] if isinstance(value, list) else value

@@ -139,7 +139,7 @@ def _dry_run(options: argparse.Namespace) -> int:
     if download := to_fetch(options.model):
         found = forecast_download(download)
     else:
-        checked = _plan(options, options.model)
+        checked = _plan(options, find_model(options.model, fetch=False))
         found = forecast(checked, baselines=options.baselines, report=options.report, update=options.update)
     if options.json:
         print(json.dumps(document(found), indent=2, ensure_ascii=False))

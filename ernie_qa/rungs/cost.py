@@ -53,7 +53,7 @@ def judge(evidence: Evidence) -> Iterator[Check]:
 
 
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
-    """On a GPU: the median peak allocated over all but the first picture, judged once three runs know its noise.
+    """On a GPU: the median peak allocated over all but the first picture, judged once three runs know it.
 
     The median, since kernels are tuned in the first picture of a size, which takes memory of its own.
     """

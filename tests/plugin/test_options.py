@@ -78,6 +78,7 @@ def test_collection_names_recipes_and_cases_and_loads_nothing(
     names = [line.rpartition("::")[2] for line in done.stdout.splitlines() if "::" in line]
     assert sorted(names) == [
         "test_activation[mine]",
+        "test_baseline[mine]",
         "test_package[mine]",
         "test_picture[mine-one]",
         "test_picture[mine-two]",
