@@ -115,8 +115,8 @@ def forecast(
 
     machine = take_fingerprint(plan.device)
     baseline = find_baseline(baselines, plan.model.name, machine.machine) if baselines else None
-    recipes = (find_recipe(REFERENCE), *(recipe for recipe in plan.recipes if recipe.name != REFERENCE))
-    accepted = {recipe.name: accepted_for(recipe, plan, baseline) for recipe in recipes}
+    recipes = {REFERENCE: find_recipe(REFERENCE)} | {recipe.name: recipe for recipe in plan.recipes}
+    accepted = {name: accepted_for(recipe, plan, baseline) for name, recipe in recipes.items()}
     candidates = baselines / CANDIDATES if baselines and update else None
     pictures = baseline.pictures if baseline and accepted[REFERENCE] else None
     if pictures:
