@@ -325,7 +325,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     plan = run.session.plan
     terminalreporter.write_sep("=", f"ernie_qa: {plan.model.name} on suite {plan.suite.name}, {plan.device}")
     verdicts = [outcome.verdict for outcome in run.session.outcomes]
-    for line in lines(verdicts, colour=terminalreporter.hasmarkup):
+    width = config.get_terminal_writer().fullwidth
+    for line in lines(verdicts, colour=terminalreporter.hasmarkup, width=width):
         terminalreporter.write_line(line)
     if run.session.broken:
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")

@@ -2,7 +2,9 @@
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
+from ernie_qa.rungs import BASELINE
 from ernie_qa.verdict import Check, Status, Verdict, worst
 
 WORDS = {
@@ -22,9 +24,14 @@ def lines(verdicts: Sequence[Verdict], *, colour: bool = False, width: int = 80)
 
 
 def nearest(verdict: Verdict) -> tuple[Check, float] | None:
-    """The required figure closest to its limit, or furthest beyond it, with the share of it used up."""
+    """The required figure closest to its recipe's limit, or furthest beyond it, with the share of it used up.
+
+    A baseline's limits are left out: they lie just beyond what was accepted, so every figure is near.
+    """
     used = [
-        (check, share) for check in verdict.checks if check.required and (share := _share(check)) is not None
+        (check, share)
+        for check in verdict.checks
+        if check.required and check.rung != BASELINE and (share := _share(check)) is not None
     ]
     return max(used, key=lambda pair: pair[1], default=None)
 
@@ -56,55 +63,63 @@ def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[st
         for rung in dict.fromkeys(check.rung for verdict in verdicts for check in verdict.checks)
         if any(_of_rung(verdict, rung) is not Status.NOT_APPLICABLE for verdict in verdicts)
     ]
-    header = ["recipe", *rungs, "verdict", "nearest its limit"]
+    header = ["recipe", *rungs, "verdict", "of limit"]
     rows = [
         [
             verdict.recipe,
             *(WORDS[_of_rung(verdict, rung)] for rung in rungs),
             WORDS[verdict.status].upper(),
-            _nearest_cell(verdict),
         ]
         for verdict in verdicts
     ]
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header) - 1)]
+    room = width - sum(size + 2 for size in widths)
     yield "  ".join(name.ljust(size) for name, size in zip(header, [*widths, 0], strict=True))
     for verdict, row in zip(verdicts, rows, strict=True):
-        *cells, last = [cell.ljust(size) for cell, size in zip(row, [*widths, 0], strict=True)]
-        room = width - sum(len(cell) + 2 for cell in cells)
         statuses = [None, *(_of_rung(verdict, rung) for rung in rungs), verdict.status]
-        painted = [_paint(cell, status, colour) for cell, status in zip(cells, statuses, strict=True)]
-        yield "  ".join([*painted, last if len(last) <= room else ""]).rstrip()
+        painted = [
+            _paint(cell.ljust(size), status, colour)
+            for cell, size, status in zip(row, widths, statuses, strict=True)
+        ]
+        yield "  ".join([*painted, _nearest_cell(verdict, room)]).rstrip()
 
 
 def _of_rung(verdict: Verdict, rung: str) -> Status:
     return worst(check.status for check in verdict.checks if check.rung == rung and check.required)
 
 
-def _nearest_cell(verdict: Verdict) -> str:
+def _nearest_cell(verdict: Verdict, room: int) -> str:
+    """How much of its limit the nearest figure uses up, and its name if there is room for it."""
     found = nearest(verdict)
     if found is None:
         return ""
     check, share = found
-    return f"{check.name.rpartition('.')[2]} {share:.0%}"
+    named = f"{share:.0%} {check.name.rpartition('.')[2]}"
+    return named if len(named) <= room else f"{share:.0%}"
 
 
 def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[str]:
     for verdict in verdicts:
         told = [check for check in verdict.checks if check.status in (Status.FAIL, Status.NOT_COMPARABLE)]
         told.sort(key=lambda check: not check.required)
-        for check in told[:MESSAGES]:
+        # one cause may fail several checks, which then say the same
+        groups = [list(group) for _, group in groupby(told, lambda check: (check.required, check.message))]
+        for group in groups[:MESSAGES]:
+            check, others = group[0], len(group) - 1
             word = WORDS[check.status] if check.required else "note"
+            more = f" and {others} more" if others else ""
             yield ""
-            yield f"{_paint(word, check.status, colour)}  {verdict.recipe}  {check.label}"
-            yield from textwrap.wrap(
-                check.message, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
-            )
-        if len(told) > MESSAGES:
-            yield f"  and {len(told) - MESSAGES} more checks of {verdict.recipe} that did not pass"
+            yield f"{_paint(word, check.status, colour)}  {verdict.recipe}  {check.label}{more}"
+            yield from _wrapped(check.message, width, "  ")
+        if left := sum(map(len, groups[MESSAGES:])):
+            yield f"  and {left} more checks of {verdict.recipe} that did not pass"
         for waiver in verdict.waivers:
-            yield from textwrap.wrap(
-                f"note  {verdict.recipe}  {waiver}", width, subsequent_indent="  ", break_on_hyphens=False
-            )
+            yield ""
+            yield from _wrapped(f"{verdict.recipe}  {waiver}", width, "")
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _paint(text: str, status: Status | None, colour: bool) -> str:

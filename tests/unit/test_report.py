@@ -1,5 +1,6 @@
 import json
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from ernie_qa.errors import InputError
 from ernie_qa.report.files import check_directory
 from ernie_qa.report.terminal import MESSAGES, lines, nearest
-from ernie_qa.verdict import Check, Status, Verdict
+from ernie_qa.verdict import Check, Status, Verdict, WaiverUse
 
 LONG = "every one of the 256 layers of the transformer went through the dequantizing forward. " * 3
 
@@ -38,11 +39,10 @@ def test_table_has_a_row_a_recipe_and_a_column_a_rung() -> None:
         "images",
         "activation",
         "verdict",
-        "nearest",
-        "its",
+        "of",
         "limit",
     ]
-    assert first.split() == ["sdnq-uint4-static", "pass", "pass", "-", "PASS", "lpips_mean", "90%"]
+    assert first.split() == ["sdnq-uint4-static", "pass", "pass", "-", "PASS", "90%", "lpips_mean"]
     assert second.split() == ["mine", "pass", "unclear", "FAIL", "FAIL"]
 
 
@@ -68,6 +68,28 @@ def test_failing_checks_speak_below_the_table() -> None:
 def test_a_rung_that_concerns_no_recipe_has_no_column() -> None:
     shown = lines([Verdict("mine", (check("a.b"), check("cost.latency", Status.NOT_APPLICABLE)))])
     assert "cost" not in shown[0]
+
+
+def test_what_has_one_cause_is_told_once() -> None:
+    moved = [
+        Check(f"baseline.images.{name}", "baseline", Status.NOT_COMPARABLE, "BF16 moved")
+        for name in ("lpips_mean", "lpips_max", "ssim_mean")
+    ]
+    shown = lines([Verdict("mine", (check("a.b"), *moved))])
+    assert "unclear  mine  baseline.images.lpips_mean and 2 more" in shown
+    assert shown.count("  BF16 moved") == 1
+
+
+def test_waivers_are_listed() -> None:
+    waived = WaiverUse("a.c", "known upstream", date(2026, 12, 31), False, 1)
+    shown = lines([Verdict("mine", (check("a.b"),), (waived,))])
+    assert "mine  waiver of a.c until 2026-12-31: known upstream" in shown
+
+
+def test_a_narrow_terminal_keeps_the_share_and_drops_the_name() -> None:
+    wide, narrow = (lines(verdicts()[:1], width=width)[1] for width in (120, 50))
+    assert wide.endswith("PASS     90% lpips_mean")
+    assert narrow.endswith("PASS     90%")
 
 
 def test_an_informational_failure_is_a_note() -> None:
