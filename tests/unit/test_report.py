@@ -99,7 +99,10 @@ def test_an_informational_failure_is_a_note() -> None:
 
 
 def test_many_failures_are_counted_not_printed() -> None:
-    many = tuple(check(f"activation.layer{index}", Status.FAIL) for index in range(MESSAGES + 3))
+    many = tuple(
+        Check(f"activation.layer{index}", "activation", Status.FAIL, f"cause {index}")
+        for index in range(MESSAGES + 3)
+    )
     shown = lines([Verdict("mine", many)])
     assert shown[-1] == "  and 3 more checks of mine that did not pass"
 
