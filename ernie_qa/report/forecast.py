@@ -93,9 +93,8 @@ def _notes(forecast: Forecast, width: int) -> Iterator[str]:
     if any(arm.seconds for arm in forecast.arms):
         notes.append("Measured in accepted runs. Starting up and comparing come on top.")
     machines = [arm.measured_on for arm in forecast.arms if arm.seconds and not arm.here]
-    if machines:
-        named = dict.fromkeys(machine for several in machines for machine in several)
-        notes.append(f"{ELSEWHERE}: {'; '.join(named)}")
+    named = dict.fromkeys(machine for several in machines for machine in several)
+    notes += [f"{ELSEWHERE}: {machine}" for machine in named]
     if any(arm.seconds is None for arm in forecast.arms):
         notes.append(f"{UNKNOWN}: no run of this recipe, model and suite was accepted in --baselines")
     for note in notes:

@@ -308,7 +308,12 @@ def test_a_forecast_at_80_columns() -> None:
         PLAIN,
         downloads=(Download("LPIPS's backbone", Path("cache")),),
         arms=(
-            Arm("bf16", (62.4, 318), 10**9, ("AVX512 avx512_bf16 amx_bf16 amx_int8, 2 threads",)),
+            Arm(
+                "bf16",
+                (62.4, 318),
+                10**9,
+                ("AVX512 avx512_bf16 amx_bf16 amx_int8, 2 threads", "AVX2, 1 thread"),
+            ),
             Arm("sdnq-uint4-dequant", (3660, 7300), 1300 * 2**20, ("AVX2, 2 threads",), here=True),
             Arm("sdnq-int8", (0.2, 0.3), None, ("AVX2, 2 threads",), here=True),
         ),
@@ -328,6 +333,7 @@ def test_a_forecast_at_80_columns() -> None:
         "",
         "Measured in accepted runs. Starting up and comparing come on top.",
         "elsewhere: AVX512 avx512_bf16 amx_bf16 amx_int8, 2 threads",
+        "elsewhere: AVX2, 1 thread",
     ]
 
 
