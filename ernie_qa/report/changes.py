@@ -24,11 +24,14 @@ def _recipe(change: Change) -> str:
 
 def _recipe_lines(recipe: str, changes: Sequence[Change]) -> Iterator[str]:
     rows = [_row(change) for change in changes if not _stays(change)]
-    stays = len(changes) - len(rows)
     yield ""
-    yield f"{recipe}: {len(rows)} figures change, {stays} stay" if rows else f"{recipe}: nothing changes"
     if not rows:
+        yield f"{recipe}: nothing changes"
         return
+    if all(change.kind == "new" for change in changes):
+        yield f"{recipe}: nothing was accepted before"
+    else:
+        yield f"{recipe}: {len(rows)} of {len(changes)} figures change"
     widths = [max(len(row[column]) for row in (HEADER, *rows)) for column in range(len(HEADER))]
     for row in (HEADER, *rows):
         first, *others = (
@@ -39,7 +42,8 @@ def _recipe_lines(recipe: str, changes: Sequence[Change]) -> Iterator[str]:
 
 
 def _stays(change: Change) -> bool:
-    return change.kind == "same" and change.old is not None and change.old == change.new
+    old, new = change.old, change.new
+    return change.kind == "same" and old is not None and new is not None and old.typical == new.typical
 
 
 def _row(change: Change) -> tuple[str, str, str, str, str]:
@@ -78,7 +82,9 @@ def _limit(change: Change) -> str:
     new = change.new
     if new is None:
         return "gone"
-    bound = "none yet" if new.limit is None else _number(new.limit, new.unit)
+    if new.limit is None:
+        return f"{change.kind}: none, from too few runs"
+    bound = "no worse" if new.limit == new.typical else _number(new.limit, new.unit)
     if change.kind in ("new", "same"):
         return f"{change.kind}: {bound}"
     factor = f" x{change.factor:.3g}" if change.factor is not None else ""
