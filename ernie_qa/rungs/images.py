@@ -304,12 +304,13 @@ def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
     if figures is None or record.model.weights == "random":
         return
     for metric in metrics():
+        if metric.NOISE is None:
+            continue
         for statistic, noise in (("mean", metric.NOISE["mean"]), (_worst(metric), metric.NOISE["worst"])):
             name, known = f"{metric.NAME}_{statistic}", (metric.BETTER, metric.UNIT, metric.IDEAL, noise)
             stored = figures["metrics"].get(metric.NAME, {}).get(statistic)
-            if stored is not None and stored != IDENTICAL:
-                share = 0.0 if metric.IDEAL is None else REGRESSION
-                yield Tracked(f"{NAME}.{name}", stored, *known, share=share, against_bf16=True)
+            if stored is not None:
+                yield Tracked(f"{NAME}.{name}", stored, *known, share=REGRESSION, against_bf16=True)
             moved = _moved(record, figures, pictures, metric, statistic)
             if moved is not None:
                 yield Tracked(f"{NAME}.{DRIFT}{name}", moved, *known)
@@ -319,7 +320,7 @@ def _moved(
     record: Record, figures: Figures, pictures: Pictures | None, metric: Metric, statistic: str
 ) -> float | None:
     """How far a BF16 record's pictures are from `pictures`; None where nobody measured it against these."""
-    if record.recipe.name != REFERENCE or pictures is None or metric.IDEAL is None:
+    if record.recipe.name != REFERENCE or pictures is None:
         return None
     if pictures.hash == pictures_hash(record.pictures):
         return metric.IDEAL

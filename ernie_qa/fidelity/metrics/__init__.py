@@ -7,7 +7,8 @@ A metric is a module with
     BETTER        "lower" or "higher"
     IDEAL         the score of identical pictures, None where that is infinite
     NOISE         "mean" and "worst" -> the change of a suite's score that means nothing: twice what was
-                  measured where nothing that matters had changed (docs/limits.md)
+                  measured where nothing that matters had changed (docs/baselines.md); None where there is no
+                  IDEAL, and then no baseline holds the metric
     DEFINITION    one line with every parameter: a score without them means nothing
     score(reference, candidate, device)
                   one float a pair of pictures, `inf` allowed, NaN not
@@ -39,7 +40,7 @@ class Metric(Protocol):
     UNIT: str
     BETTER: Literal["lower", "higher"]
     IDEAL: float | None
-    NOISE: Mapping[str, float]
+    NOISE: Mapping[str, float] | None
     DEFINITION: str
 
     def score(self, reference: Sequence[Pixels], candidate: Sequence[Pixels], device: str) -> list[float]:

@@ -14,7 +14,7 @@ NAME = "psnr"
 UNIT = "dB"
 BETTER: Literal["lower", "higher"] = "higher"
 IDEAL = None
-NOISE = {"mean": 1.5, "worst": 1.5}
+NOISE = None
 DEFINITION = "10 log10(255^2 / MSE) over all values of the uint8 RGB pictures, by torchmetrics"
 
 
