@@ -11,7 +11,9 @@
 Importing this imports no torch: whatever draws or measures does so when it is called.
 """
 
+from ernie_qa.baseline.store import Baseline, find_baseline
 from ernie_qa.errors import (
+    BaselineError,
     ErnieQAError,
     InputError,
     ModelError,
@@ -30,6 +32,8 @@ from ernie_qa.suite import Suite, find_suite
 from ernie_qa.verdict import Check, Status, Verdict
 
 __all__ = [
+    "Baseline",
+    "BaselineError",
     "Check",
     "ErnieQAError",
     "InputError",
@@ -44,6 +48,7 @@ __all__ = [
     "SuiteError",
     "UnavailableError",
     "Verdict",
+    "find_baseline",
     "find_model",
     "find_recipe",
     "find_suite",

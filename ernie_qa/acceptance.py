@@ -1,87 +1,47 @@
-"""From what runs left behind to what people accept: bundles, what would change, and promoting it.
+"""What becomes the baseline: what bundles would change, and accepting it. Nothing here needs torch.
 
-A bundle is a directory with one record a recipe, BF16's among them: what `--ernie-update` leaves in
-`candidates/`, or a report. Several bundles of one model on one machine are taken together as runs of the same
-thing, which is how the noise of a figure is known. Nothing here needs torch.
+Several bundles of one model on one machine are taken together as runs of the same thing, which is how the
+noise of a figure is known.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ernie_qa import regression
 from ernie_qa.baseline.accepted import Accepted, Figure, Run, figure_of, is_drift
+from ernie_qa.baseline.bundle import Bundle, subject
 from ernie_qa.baseline.change import Change
 from ernie_qa.baseline.pictures import Pictures, pictures_of
-from ernie_qa.baseline.store import (
-    Baseline,
-    find_baseline,
-    finish,
-    locked,
-    place_of,
-    promote,
-)
+from ernie_qa.baseline.store import Baseline, finish, locked, place_of, promote, read_baseline
 from ernie_qa.errors import BaselineError
 from ernie_qa.judge import judge
 from ernie_qa.recipe import REFERENCE, Recipe, find_recipe, recipe_names
-from ernie_qa.record import Record, load_record
+from ernie_qa.record import Record
 from ernie_qa.toml_input import one_line
 from ernie_qa.verdict import Status
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """The records of one run, by recipe; all were measured against its own BF16 record."""
-
-    path: Path
-    records: Mapping[str, Record]
-
-    @property
-    def reference(self) -> Record:
-        """The BF16 record."""
-        return self.records[REFERENCE]
-
-
-@dataclass(frozen=True, slots=True)
 class Proposal:
-    """What accepting would make of what is accepted now (`current`, None where nothing is)."""
+    """What accepting would make (`new`) of what is accepted now (`current`, None where nothing is).
 
-    place: Path
+    `moved` says how BF16 has moved since, where it has: only a rebase may take that.
+    """
+
     current: Baseline | None
-    accepted: Mapping[str, Accepted]
-    pictures: Pictures | None
+    new: Baseline
     changes: tuple[Change, ...]
+    moved: str
 
     @property
     def loosened(self) -> tuple[Change, ...]:
         """The changes that need a flag of their own."""
         return tuple(change for change in self.changes if change.loosens)
-
-
-def load_bundle(path: Path) -> Bundle:
-    """The bundle in the directory `path`. BaselineError, or RecordError for one of its records."""
-    if not (path / REFERENCE / "record.json").is_file():
-        raise BaselineError(
-            one_line(f"{path}: no bundle: it holds no {REFERENCE}/record.json; name one that a run left")
-        )
-    records = {file.parent.name: load_record(file.parent) for file in sorted(path.glob("*/record.json"))}
-    base = records[REFERENCE]
-    for name, record in records.items():
-        if record.recipe.name != name:
-            raise BaselineError(
-                one_line(f"{path / name}: holds a record of {record.recipe.name}; put it back")
-            )
-        if name != REFERENCE and record.reference != base.hash:
-            raise BaselineError(
-                one_line(f"{path / name}: was measured against another BF16 record than {path / REFERENCE}")
-            )
-        if _what(record) != _what(base):
-            raise BaselineError(one_line(f"{path / name}: of another model, suite or machine than BF16"))
-    return Bundle(path, records)
 
 
 def propose(
@@ -93,46 +53,35 @@ def propose(
     recipes: Sequence[Recipe] = (),
     rebase: bool = False,
 ) -> Proposal:
-    """What accepting `bundles` below `root` would change; nothing is written.
+    """What accepting `bundles` below `root` would change, within `locked`; nothing is written.
 
     `recipes` are those to accept, all of the bundles without any; a recipe that is not shipped must be among
     them. With `rebase` everything is replaced, BF16's pictures too. BaselineError where a record may not be
     accepted: it does not pass its own limits, or BF16 has moved and this is no rebase.
     """
     base = bundles[0].reference
-    for bundle in bundles[1:]:
-        if _what(bundle.reference) != _what(base):
-            raise BaselineError(
-                one_line(f"{bundle.path}: of another model, suite or machine than {bundles[0].path}")
-            )
-    machine = base.fingerprint.machine
-    current = find_baseline(root, base.model.name, machine)
-    chosen = _chosen(bundles, recipes, current, rebase)
+    _check_runs(bundles)
+    place = place_of(root, base.model.name, base.fingerprint.machine)
+    current = read_baseline(place)
+    chosen = _chosen(bundles, recipes, with_reference=rebase or current is None)
     for bundle in bundles:
         _check_passes(bundle, chosen)
-    pictures = current.pictures if current and not rebase else pictures_of(base)
-    if current and not rebase:
-        for bundle in bundles:
-            _check_unmoved(bundle, current)
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    accepted = {} if rebase or not current else dict(current.accepted)
+    said = (by, datetime.now(UTC).isoformat(timespec="seconds"), why)
+    if rebase or current is None:
+        pictures = pictures_of(base)
+        start = Baseline(place, {REFERENCE: _accepted([base], pictures, *said)}, pictures)
+    else:
+        start = current
+    for bundle in bundles:
+        if moved := _moved(bundle, start):
+            raise BaselineError(one_line(f"{bundle.path}: {moved}"))
+    accepted = dict(start.accepted)
     for recipe in chosen:
         runs = [bundle.records[recipe.name] for bundle in bundles]
-        made = Accepted(
-            model=base.model,
-            machine=machine,
-            recipe=runs[0].recipe,
-            suite=base.suite,
-            by=by,
-            when=when,
-            why=why,
-            pictures=pictures.hash if pictures and recipe.name == REFERENCE else None,
-            runs=tuple(map(_run, runs)),
-            figures=_figures(runs, pictures),
-        )
-        accepted[recipe.name] = made
-    changes = tuple(_changes(current, accepted))
-    return Proposal(place_of(root, base.model.name, machine), current, accepted, pictures, changes)
+        accepted[recipe.name] = _accepted(runs, start.pictures, *said)
+    moved = _moved(bundles[0], current) if current else ""
+    new = Baseline(place, accepted, start.pictures)
+    return Proposal(current, new, tuple(_changes(current, accepted)), moved)
 
 
 def accept(
@@ -147,10 +96,16 @@ def accept(
 ) -> Proposal:
     """Make what `propose` says the accepted state, whole or not at all.
 
-    BaselineError as there, if another accept is at work, or if a figure would loosen without `loosen`.
+    BaselineError as there, if another command is at work, or if a figure would loosen without `loosen`.
     """
-    if not why.strip():
-        raise BaselineError("an acceptance needs a reason: say why these figures are right, with --reason")
+    if not why.strip() or not why.isprintable():
+        raise BaselineError(
+            "an acceptance needs a reason in one printable line: say why these figures are right"
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise BaselineError(one_line(f"{root}: cannot be made: {problem.strerror or problem}")) from problem
     with locked(root):
         finish(root)
         proposal = propose(root, bundles, why=why, by=by, recipes=recipes, rebase=rebase)
@@ -160,17 +115,23 @@ def accept(
                 f"{len(proposal.loosened)} figures would loosen ({named}): `ernie-qa baseline diff` shows by "
                 f"how much; if that is right, say --loosen"
             )
-        promote(proposal.place, proposal.accepted, proposal.pictures)
+        promote(proposal.new)
     return proposal
 
 
-def _what(record: Record) -> tuple[str, str, str]:
-    return record.model.hash, record.suite.hash, record.fingerprint.machine
+def _check_runs(bundles: Sequence[Bundle]) -> None:
+    seen: dict[str, Path] = {}
+    for bundle in bundles:
+        if subject(bundle.reference) != subject(bundles[0].reference):
+            raise BaselineError(
+                one_line(f"{bundle.path}: of another model, suite or machine than {bundles[0].path}")
+            )
+        if same := seen.get(bundle.reference.hash):
+            raise BaselineError(one_line(f"{bundle.path}: the same run as {same}; name each once"))
+        seen[bundle.reference.hash] = bundle.path
 
 
-def _chosen(
-    bundles: Sequence[Bundle], recipes: Sequence[Recipe], current: Baseline | None, rebase: bool
-) -> list[Recipe]:
+def _chosen(bundles: Sequence[Bundle], recipes: Sequence[Recipe], *, with_reference: bool) -> list[Recipe]:
     """The recipes to accept, BF16 first where it must be among them."""
     held = set.intersection(*(set(bundle.records) for bundle in bundles))
     given = {recipe.name: recipe for recipe in recipes}
@@ -184,14 +145,7 @@ def _chosen(
             f"{unknown[0]} is no shipped recipe: name its file, --recipe {unknown[0]}.toml, and every "
             f"other one to accept"
         )
-    names = set(given) if given else held
-    if rebase or not current:
-        names.add(REFERENCE)
-    if rebase and current and (missing := sorted(current.accepted.keys() - names)):
-        raise BaselineError(
-            f"a rebase replaces all arms at once, and {', '.join(missing)} is accepted and not offered: "
-            f"run all of them, or remove {missing[0]}.json first"
-        )
+    names = (set(given) if given else held) | ({REFERENCE} if with_reference else set())
     return [
         given.get(name) or find_recipe(name)
         for name in sorted(names, key=lambda name: (name != REFERENCE, name))
@@ -201,7 +155,10 @@ def _chosen(
 def _check_passes(bundle: Bundle, recipes: Iterable[Recipe]) -> None:
     for recipe in recipes:
         record = bundle.records[recipe.name]
-        verdict = judge(record, None if recipe.name == REFERENCE else bundle.reference, recipe)
+        # a waiver lets a failure through until a date; a baseline would keep it
+        gates = {suite: replace(gate, waivers=()) for suite, gate in recipe.gates.items()}
+        reference = None if recipe.name == REFERENCE else bundle.reference
+        verdict = judge(record, reference, replace(recipe, gates=gates))
         if verdict.status is not Status.PASS:
             told = verdict.of(verdict.status)
             why = f"{told[0].label}: {told[0].message}" if told else "nothing was shown"
@@ -213,31 +170,33 @@ def _check_passes(bundle: Bundle, recipes: Iterable[Recipe]) -> None:
             )
 
 
-def _check_unmoved(bundle: Bundle, current: Baseline) -> None:
-    """BaselineError where BF16 is not where it was accepted: the figures would be of two stacks."""
-    bf16 = current.accepted[REFERENCE]
+def _moved(bundle: Bundle, baseline: Baseline) -> str:
+    """How the bundle's BF16 is not the accepted one; empty where it is."""
+    bf16 = baseline.accepted[REFERENCE]
     if (bf16.model.hash, bf16.suite.hash) != (bundle.reference.model.hash, bundle.reference.suite.hash):
-        raise BaselineError(
-            one_line(f"{bundle.path}: of another model or suite than {current.path}: rebase, with all arms")
-        )
-    for check in regression.drift(bundle.reference, bf16, current.pictures):
-        if check.status is Status.FAIL:
-            raise BaselineError(f"BF16 itself has moved: {check.message}")
-        if check.status is Status.NOT_COMPARABLE:
-            raise BaselineError(
-                one_line(
-                    f"{bundle.path}: BF16 was not compared with the accepted pictures: run again with "
-                    f"--ernie-baselines {current.path.parent.parent}, or rebase"
-                )
-            )
+        return f"another model or suite than {baseline.path} holds: rebase, with all arms"
+    return regression.moved(bundle.reference, baseline)
+
+
+def _accepted(runs: Sequence[Record], pictures: Pictures | None, by: str, when: str, why: str) -> Accepted:
+    first = runs[0]
+    return Accepted(
+        model=first.model,
+        machine=first.fingerprint.machine,
+        recipe=first.recipe,
+        suite=first.suite,
+        by=by,
+        when=when,
+        why=why,
+        runs=tuple(map(_run, runs)),
+        figures=_figures(runs, pictures),
+    )
 
 
 def _run(record: Record) -> Run:
     cost = record.figures.get("cost", {})
     seconds = [cost.get("load_seconds"), *cost.get("seconds", {}).values()]
-    peaks = [
-        peak.get("allocated") or peak.get("resident") for peak in cost.get("peak_bytes", {}).values() if peak
-    ]
+    peaks = [peak["allocated"] or peak["resident"] for peak in cost.get("peak_bytes", {}).values() if peak]
     return Run(
         record=record.hash,
         reference=record.reference,
@@ -255,7 +214,7 @@ def _figures(runs: Sequence[Record], pictures: Pictures | None) -> dict[str, Fig
     """
     found = [regression.tracked(record, pictures) for record in runs]
     figures = {}
-    for name in found[0]:
+    for name in dict.fromkeys(name for run in found for name in run):
         measured = [run[name] for run in found if name in run]
         if len(measured) < len(runs) and not is_drift(name):
             raise BaselineError(f"{runs[0].recipe.name}: not every run measured {name}: observe again")
@@ -263,15 +222,17 @@ def _figures(runs: Sequence[Record], pictures: Pictures | None) -> dict[str, Fig
     return figures
 
 
-def _changes(current: Baseline | None, accepted: Mapping[str, Accepted]) -> Iterable[Change]:
-    for recipe, new in accepted.items():
-        old = current.accepted.get(recipe) if current else None
+def _changes(current: Baseline | None, accepted: Mapping[str, Accepted]) -> Iterator[Change]:
+    """What becomes of each figure. Those of another model or suite are not the same figures."""
+    before = dict(current.accepted) if current else {}
+    for recipe in dict.fromkeys((*accepted, *before)):
+        old, new = before.get(recipe), accepted.get(recipe)
         if old is new:
             continue
-        before: Mapping[str, Figure] = old.figures if old else {}
-        for name in dict.fromkeys((*new.figures, *before)):
-            yield Change(recipe, name, before.get(name), new.figures.get(name))
-    if current:
-        for recipe in current.accepted.keys() - accepted.keys():
-            for name, figure in current.accepted[recipe].figures.items():
-                yield Change(recipe, name, figure, None)
+        was: Mapping[str, Figure] = old.figures if old else {}
+        now: Mapping[str, Figure] = new.figures if new else {}
+        if old and new and (old.model.hash, old.suite.hash) != (new.model.hash, new.suite.hash):
+            yield from (Change(recipe, name, figure, None) for name, figure in was.items())
+            was = {}
+        for name in dict.fromkeys((*now, *was)):
+            yield Change(recipe, name, was.get(name), now.get(name))

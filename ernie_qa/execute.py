@@ -154,6 +154,15 @@ class Session:
         drawn = {REFERENCE} if self._reference else set()
         return tuple(sorted(self._begun - drawn - set(self._outcomes)))
 
+    @property
+    def compared(self) -> str:
+        """What the arms are compared with besides their limits, in one line; empty without baselines."""
+        if self._baselines is None:
+            return ""
+        if self._baseline is None:
+            return f"compared with nothing: none of this was accepted in {self._baselines}"
+        return f"compared with what was accepted in {self._baseline.path}"
+
     def __iter__(self) -> Iterator[Outcome]:
         return (self.outcome(recipe) for recipe in self.plan.recipes)
 
@@ -164,7 +173,6 @@ class Session:
         is damaged. What was found stands for the whole session.
         """
         if not self._prepared:
-            self._prepared = True
             try:
                 require_device(self.plan.device)
                 if self.plan.model.weights != "random":
@@ -174,6 +182,7 @@ class Session:
                     self._baseline = find_baseline(self._baselines, self.plan.model.name, machine)
             except (UnavailableError, BaselineError) as error:
                 self._lacking = error
+            self._prepared = True
         if self._lacking:
             raise self._lacking
 

@@ -157,7 +157,7 @@ def same_build_and_machine(a: Fingerprint, b: Fingerprint) -> bool:
 
     Of the settings only those count that choose the CPU's instructions: the others concern the quantized
     arms, memory or downloads. Threads count on a CPU: pictures with four are not those with two
-    (docs/limits.md).
+    (docs/baselines.md).
     """
     counted = [name for name in _differing(a, b) if _counts(name)]
     return not counted or (a.gpu is not None and counted == ["threads"])

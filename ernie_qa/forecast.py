@@ -114,7 +114,8 @@ def forecast(
     import torch
 
     machine = take_fingerprint(plan.device)
-    baseline = find_baseline(baselines, plan.model.name, machine.machine) if baselines else None
+    known = baselines is not None and (baselines.exists() or not update)
+    baseline = find_baseline(baselines, plan.model.name, machine.machine) if baselines and known else None
     recipes = {REFERENCE: find_recipe(REFERENCE)} | {recipe.name: recipe for recipe in plan.recipes}
     accepted = {name: accepted_for(recipe, plan, baseline) for name, recipe in recipes.items()}
     candidates = baselines / CANDIDATES if baselines and update else None

@@ -144,6 +144,7 @@ def _devices(config: pytest.Config) -> tuple[str, ...]:
 
 
 def _plan(config: pytest.Config, device: str) -> Plan:
+    from ernie_qa.baseline.bundle import make_room
     from ernie_qa.errors import InputError
     from ernie_qa.execute import plan
     from ernie_qa.report.files import check_directory
@@ -159,6 +160,8 @@ def _plan(config: pytest.Config, device: str) -> Plan:
         raise InputError(
             "--ernie-update keeps candidates beside the baselines: name them, --ernie-baselines DIR"
         )
+    if setting(config, "update"):
+        make_room(Path(setting(config, "baselines")))
     return plan(model, setting(config, "recipe"), setting(config, "suite") or None, device)
 
 
@@ -328,6 +331,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     width = config.get_terminal_writer().fullwidth
     for line in lines(verdicts, colour=terminalreporter.hasmarkup, width=width):
         terminalreporter.write_line(line)
+    if run.session.compared:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(run.session.compared)
     if run.session.broken:
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
     if run.bundle:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ernie_qa.baseline.accepted import is_drift
-from ernie_qa.fingerprint import differences
+from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.rungs import BASELINE, rungs
 from ernie_qa.verdict import Check, Status
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ernie_qa.record import Record
     from ernie_qa.rungs import Evidence
 
-_STACK = ("packages.", "driver:", "cuda:")
-
 
 def tracked(record: Record, pictures: Pictures | None) -> dict[str, Tracked]:
     """All figures of `record` that a baseline holds on to, by name; `pictures` are BF16's accepted ones."""
@@ -33,9 +31,9 @@ def checks(evidence: Evidence, baseline: Baseline | None, *, require: bool) -> I
     """One check a figure that was accepted; one that says why where nothing can be compared."""
     record = evidence.record
     accepted = baseline.accepted.get(evidence.recipe.name) if baseline else None
-    if baseline is None or accepted is None or accepted.suite.name != record.suite.name:
-        message = f"nothing was accepted for {evidence.recipe.name} on {record.fingerprint.machine}, suite "
-        message += f"{record.suite.name}: run with --ernie-update, look, then `ernie-qa baseline accept`"
+    if baseline is None or accepted is None:
+        message = f"nothing was accepted for {evidence.recipe.name} on {record.fingerprint.machine}: "
+        message += "run with --ernie-update, look, then `ernie-qa baseline accept`"
         yield _accepted(Status.NOT_COMPARABLE if require else Status.NOT_APPLICABLE, message)
         return
     if unlike := _unlike(record, accepted):
@@ -43,14 +41,16 @@ def checks(evidence: Evidence, baseline: Baseline | None, *, require: bool) -> I
         return
     yield _accepted(Status.PASS, f"accepted by {accepted.by} on {accepted.when[:10]}: {accepted.why}")
     found = tracked(record, baseline.pictures)
-    moved = "" if record.recipe.name == REFERENCE else _moved(evidence.reference, baseline)
+    why = "" if record.recipe.name == REFERENCE else moved(evidence.reference, baseline)
     informational = evidence.gate.informational if evidence.gate else frozenset()
     for name, figure in accepted.figures.items():
         check = _check(name, figure, found.get(name), record, accepted)
-        if moved and name in found and found[name].against_bf16 and check.status is not Status.NOT_APPLICABLE:
-            check = replace(check, status=Status.NOT_COMPARABLE, message=moved)
+        if why and name in found and found[name].against_bf16 and check.status is not Status.NOT_APPLICABLE:
+            message = f"BF16 is not where it was accepted, so this figure cannot be compared: {why}"
+            check = replace(check, status=Status.NOT_COMPARABLE, message=message)
         # who only wants to see a figure does not want to be stopped by its change either
-        yield replace(check, required=check.required and name not in informational)
+        seen = name.partition("[")[0] in informational
+        yield replace(check, required=check.required and not seen)
     for name in sorted(found.keys() - accepted.figures.keys()):
         message = f"{name}: nothing was accepted for this figure yet; the next accept takes it"
         yield _named(name, Status.NOT_APPLICABLE, message, measured=found[name].value, unit=found[name].unit)
@@ -81,26 +81,29 @@ def _unlike(record: Record, accepted: Accepted) -> str | None:
     return None
 
 
-def _moved(reference: Record | None, baseline: Baseline) -> str:
-    """Why figures measured against BF16 say nothing about the quantization; empty where they do."""
+def moved(reference: Record | None, baseline: Baseline) -> str:
+    """Why figures measured against `reference` say nothing about the quantization; empty where they do.
+
+    BF16's pictures are compared with the accepted ones; where none are kept, only the same build and machine
+    as one of the accepted runs will do.
+    """
     if reference is None:
         return "there is no reference to measure with"
     bf16 = baseline.accepted[REFERENCE]
-    if baseline.pictures is None:
-        changed = [
-            field
-            for field in differences(bf16.runs[0].fingerprint, reference.fingerprint)
-            if field.startswith(_STACK)
-        ]
-        if changed:
-            return (
-                f"no pictures of BF16 are kept that would tell whether this stack moved it "
-                f"({'; '.join(changed[:3])}): `ernie-qa baseline rebase` on this one"
-            )
+    if baseline.pictures is None and not is_random(reference):
+        builds = [run.fingerprint for run in bf16.runs]
+        if not any(same_build_and_machine(build, reference.fingerprint) for build in builds):
+            changed = "; ".join(differences(builds[0], reference.fingerprint)[:3])
+            return f"no pictures of BF16 are kept to tell whether this stack moved it ({changed}): rebase"
     for check in drift(reference, bf16, baseline.pictures):
         if check.status is not Status.PASS:
-            return f"BF16 is not where it was accepted, so this figure cannot be compared: {check.message}"
+            return check.message
     return ""
+
+
+def is_random(record: Record) -> bool:
+    """Whether the model's weights are random: no figure then depends on what BF16 draws."""
+    return record.model.weights == "random"
 
 
 def _check(name: str, figure: Figure, found: Tracked | None, record: Record, accepted: Accepted) -> Check:
@@ -112,6 +115,9 @@ def _check(name: str, figure: Figure, found: Tracked | None, record: Record, acc
         message = f"{name}: accepted with {_said(figure.typical, figure)}, and this record does not have it: "
         message += "observe again, with the baselines at hand"
         return _named(name, Status.NOT_COMPARABLE, message, limit=figure.limit, unit=figure.unit)
+    if not figure.is_of(found):
+        message = f"{name}: computed otherwise than when it was accepted: {found.definition}: accept it anew"
+        return _named(name, Status.NOT_COMPARABLE, message, measured=found.value, unit=figure.unit)
     kept = figure.keeps(found.value)
     bound = "at most" if figure.better == "lower" else "at least"
     runs = f" in {len(figure.measured)} runs" if len(figure.measured) > 1 else ""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ernie_qa.acceptance import Bundle, Proposal, accept, load_bundle
+from ernie_qa.acceptance import Proposal, accept
+from ernie_qa.baseline.bundle import Bundle, load_bundle
 from ernie_qa.frozen import thaw
 from ernie_qa.recipe import Recipe
 from ernie_qa.record import Picture, Record

@@ -5,6 +5,7 @@ Schemas: 1 (the first).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -46,13 +47,15 @@ class Tracked:
     share: float = 0.0
     runs: int = 1
     against_bf16: bool = False
+    definition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One accepted figure: what each run measured, and the `limit` that follows, None where it is only kept.
 
-    `better` is "lower" or "higher"; `ideal` is the value that nothing betters (LPIPS 0, SSIM 1), if any.
+    `better` is "lower" or "higher"; `ideal` is the value that nothing betters (LPIPS 0, SSIM 1), if any;
+    `definition` the start of the sha256 of how it was computed, empty where there is but one way.
     """
 
     measured: tuple[float, ...]
@@ -60,16 +63,21 @@ class Figure:
     better: str
     unit: str
     ideal: float | None
+    definition: str = ""
 
     @property
     def typical(self) -> float:
         """The median of what was measured, the worse of two in the middle."""
         return sorted(self.measured, reverse=self.better == "higher")[len(self.measured) // 2]
 
+    def is_of(self, tracked: Tracked) -> bool:
+        """Whether `tracked` was computed as this figure was."""
+        return self.definition == _short(tracked.definition)
+
     @property
     def noise(self) -> float | None:
-        """How far a figure may be beyond the worst of the accepted runs, in its unit."""
-        return None if self.limit is None else abs(self.limit - _worst(self.measured, self.better))
+        """How far a figure may be from the typical one, in its unit; None where there is no limit."""
+        return None if self.limit is None else abs(self.limit - self.typical)
 
     def keeps(self, value: float) -> bool:
         """Whether `value` is within the limit; True where there is none."""
@@ -96,10 +104,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The figures of one recipe on one machine that a person accepted: who, when (UTC, ISO 8601) and why.
-
-    `pictures` is the hash of BF16's accepted pictures, None where none are kept; only BF16 names them.
-    """
+    """The figures of one recipe on one machine that a person accepted: who, when (UTC, ISO 8601) and why."""
 
     model: ModelIdentity
     machine: str
@@ -108,7 +113,6 @@ class Accepted:
     by: str
     when: str
     why: str
-    pictures: str | None
     runs: tuple[Run, ...]
     figures: Mapping[str, Figure]
 
@@ -143,9 +147,13 @@ class Accepted:
             "by": self.by,
             "when": self.when,
             "why": self.why,
-            "pictures": self.pictures,
             "figures": {
-                name: {**asdict(figure), "unit": figure.unit or None} for name, figure in self.figures.items()
+                name: {
+                    **asdict(figure),
+                    "unit": figure.unit or None,
+                    "definition": figure.definition or None,
+                }
+                for name, figure in self.figures.items()
             },
             "runs": [
                 {
@@ -179,7 +187,7 @@ def figure_of(runs: Sequence[Tracked]) -> Figure:
         distance = 0.0 if first.ideal is None else abs(worst - first.ideal)
         noise = max(max(values) - min(values), first.floor, first.share * distance)
         limit = worst + noise if first.better == "lower" else worst - noise
-    return Figure(values, limit, first.better, first.unit, first.ideal)
+    return Figure(values, limit, first.better, first.unit, first.ideal, _short(first.definition))
 
 
 def read_accepted(path: Path) -> Accepted:
@@ -196,16 +204,21 @@ def read_accepted(path: Path) -> Accepted:
         by=table.text("by"),
         when=table.text("when"),
         why=table.text("why"),
-        pictures=table.text_or_null("pictures"),
         runs=tuple(map(_run, table.tables("runs"))),
         figures={name: _figure(figures, name) for name in figures},
     )
     table.finish()
     if accepted.hash != declared:
         raise BaselineError(
-            one_line(f"{path}: was edited: its contents do not match its hash; accept a candidate instead")
+            one_line(
+                f"{path}: was edited: its contents do not match its hash; restore it from version control"
+            )
         )
     return accepted
+
+
+def _short(definition: str) -> str:
+    return hashlib.sha256(definition.encode()).hexdigest()[:12] if definition else ""
 
 
 def _worst(values: Sequence[float], better: str) -> float:
@@ -222,6 +235,7 @@ def _figure(figures: Table, name: str) -> Figure:
         better=entry.choice("better", BETTER),
         unit=entry.text_or_null("unit") or "",
         ideal=entry.number_or_null("ideal"),
+        definition=entry.text_or_null("definition") or "",
     )
     entry.finish()
     return figure

@@ -74,10 +74,12 @@ def read_pictures(directory: Path) -> Pictures | None:
     try:
         found = Pictures(record, tuple(read_picture(entry, directory) for entry in table.tables("pictures")))
     except RecordError as error:
-        raise BaselineError(f"{error} (accepted pictures: restore them, or rebase)") from None
+        raise BaselineError(f"{error} (an accepted picture: restore it from version control)") from None
     table.finish()
     if digest(found._json()) != declared:
-        raise BaselineError(one_line(f"{table.file}: was edited: its contents do not match its hash; rebase"))
+        raise BaselineError(
+            one_line(f"{table.file}: was edited: its contents do not match its hash; restore it")
+        )
     known = {MANIFEST, *(f"{picture.case}.png" for picture in found.pictures)}
     for file in sorted(folder.iterdir()):
         if file.name not in known:

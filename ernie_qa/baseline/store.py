@@ -2,12 +2,14 @@
 
 What is accepted for one model on one machine is one directory, and changes as one. A new state is written
 beside it (`.<machine>.new-*`), committed by one rename (`.<machine>.ready`), and swapped in by two more. A
-process killed before the commit changed nothing; killed after it, the next accept finishes the swap.
+process killed before the commit changed nothing; killed after it, the next accept finishes the swap. Readers
+wait for a writer that is at work.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -15,17 +17,21 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ernie_qa.baseline.accepted import Accepted, read_accepted
 from ernie_qa.baseline.pictures import FOLDER, MANIFEST, Pictures, read_pictures
 from ernie_qa.errors import BaselineError
-from ernie_qa.frozen import Frozen
+from ernie_qa.frozen import Frozen, digest
 from ernie_qa.recipe import REFERENCE
-from ernie_qa.record import Record, write_pictures
-from ernie_qa.toml_input import SAFE_NAME, one_line
+from ernie_qa.record import SHA256, SHA256_RULE, write_pictures
+from ernie_qa.toml_input import SAFE_NAME, one_line, read_json
 
+SCHEMA = 1
+INDEX = "index.json"
+"""Names every recipe that is accepted beside it, with the hash of its file, and the hash of the pictures: a
+file that was removed, or is of an earlier state, does not fit."""
 CANDIDATES = "candidates"
 
 
@@ -40,6 +46,14 @@ class Baseline:
     def __post_init__(self) -> None:
         object.__setattr__(self, "accepted", Frozen(self.accepted))
 
+    def index(self) -> dict[str, Any]:
+        """What index.json holds, but for its own hash."""
+        return {
+            "schema": SCHEMA,
+            "recipes": {name: one.hash for name, one in sorted(self.accepted.items())},
+            "pictures": self.pictures.hash if self.pictures else None,
+        }
+
 
 def place_of(root: Path, model: str, machine: str) -> Path:
     """The directory of `model` on `machine` below `root`, whether or not it is there."""
@@ -51,101 +65,112 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.") or "unnamed"
 
 
-def bundle_place(root: Path, reference: Record) -> Path:
-    """Where a run keeps its records as candidates: named by model, machine, time and BF16's record."""
-    when = datetime.fromisoformat(reference.created).strftime("%Y%m%dT%H%M%SZ")
-    model, machine = file_name(reference.model.name), file_name(reference.fingerprint.machine)
-    return root / CANDIDATES / f"{model}-{machine}-{when}-{reference.hash[:8]}"
-
-
-def bundles_in(root: Path) -> tuple[Path, ...]:
-    """The bundles that runs left below `root`, by name, and so by time for one model on one machine."""
-    found = (path for path in (root / CANDIDATES).glob("*") if (path / REFERENCE / "record.json").is_file())
-    return tuple(sorted(found))
-
-
 def find_baseline(root: str | Path, model: str, machine: str) -> Baseline | None:
     """What was accepted below `root` for `model` on `machine` (a GPU's model, or "cpu"); None if nothing was.
 
-    BaselineError if it was edited or damaged, or if an accept was killed half-way.
+    BaselineError if `root` is no directory, if what was accepted was edited or damaged, or if an accept was
+    killed half-way.
     """
-    place = place_of(Path(root), model, machine)
+    with locked(Path(root), exclusive=False):
+        return read_baseline(place_of(Path(root), model, machine))
+
+
+def read_baseline(place: Path) -> Baseline | None:
+    """The baseline in `place`, within `locked`; None if there is none. BaselineError as `find_baseline`."""
     if _ready(place).exists():
         raise BaselineError(
             one_line(f"{place}: an accept was interrupted; run `ernie-qa baseline verify --finish` first")
         )
-    return _read(place) if place.exists() else None
+    if not place.exists() and not place.is_symlink():
+        return None
+    with _told_in_one_line(place):
+        return _read(place, place.name)
 
 
 def verify(root: Path) -> tuple[Baseline, ...]:
     """Everything below `root`, read and checked. BaselineError for the first thing that is wrong."""
-    if not root.is_dir():
-        raise BaselineError(one_line(f"{root}: no such directory; name the directory of the baselines"))
     found = []
-    for model in _directories(root):
-        if model.name == CANDIDATES:
-            continue
-        for file in sorted(model.iterdir()):
-            if file.name.startswith(".") or not file.is_dir():
-                raise BaselineError(
-                    one_line(
-                        f"{file}: no baseline of a machine; if an accept left it, run "
-                        f"`ernie-qa baseline verify --finish`, else remove it"
+    with locked(root, exclusive=False), _told_in_one_line(root):
+        for model in _directories(root):
+            for file in sorted(model.iterdir()):
+                if file.name.startswith(".") or not file.is_dir():
+                    raise BaselineError(
+                        one_line(
+                            f"{file}: no baseline of a machine; if an accept left it, run "
+                            f"`ernie-qa baseline verify --finish`, else remove it"
+                        )
                     )
-                )
-            found.append(_read(file))
+                found.append(_read(file, file.name))
     return tuple(found)
 
 
 def finish(root: Path) -> tuple[Path, ...]:
     """Complete or clear away what killed accepts left below `root`, within `locked`; what was completed."""
-    return tuple(
-        place
-        for model in _directories(root)
-        for place in sorted({_place(file) for file in model.glob(".*")})
-        if _recover(place)
-    )
+    with _told_in_one_line(root):
+        return tuple(
+            place
+            for model in _directories(root)
+            for place in sorted({_place(file) for file in model.glob(".*")})
+            if _recover(place)
+        )
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Keep other accepts away from `root`. BaselineError if one is at work; a killed one leaves no lock."""
-    root.mkdir(parents=True, exist_ok=True)
-    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+def locked(root: Path, *, exclusive: bool = True) -> Iterator[None]:
+    """Keep accepts away from `root` while it is read; with `exclusive`, readers too.
+
+    A reader waits; a second writer gets a BaselineError, and so does everybody where `root` is no directory.
+    The lock is on the directory itself: it leaves no file, and a killed process holds none.
+    """
+    if not root.is_dir():
+        raise BaselineError(one_line(f"{root}: no such directory; name the one that holds the baselines"))
+    with _told_in_one_line(root):
+        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
         except BlockingIOError:
             raise BaselineError(
-                one_line(f"{root}: another accept is at work here; wait until it has ended")
+                one_line(f"{root}: another command is at work here; try again when it has ended")
             ) from None
         yield
     finally:
         os.close(handle)
 
 
-def promote(place: Path, accepted: Mapping[str, Accepted], pictures: Pictures | None) -> Baseline:
-    """Replace all that is accepted in `place`, within `locked`. BaselineError if it can't be written."""
+def promote(new: Baseline) -> None:
+    """Make `new` what is accepted in its place, within `locked`. BaselineError if it can't be written."""
+    place = new.path
     staging = place.parent / f".{place.name}.new-{uuid.uuid4().hex}"
     try:
-        _recover(place)
-        staging.mkdir(parents=True)
-        for recipe, one in sorted(accepted.items()):
-            (staging / f"{recipe}.json").write_text(one.text(), encoding="utf-8")
-        if pictures is not None:
-            write_pictures(pictures.pictures, staging)
-            (staging / FOLDER / MANIFEST).write_text(pictures.text(), encoding="utf-8")
-        # what nobody could read must not replace what everybody could
-        _read(staging, place.name)
-        staging.rename(_ready(place))
-        _recover(place)
-    except OSError as problem:
-        raise BaselineError(
-            one_line(f"{place}: cannot be written: {problem.strerror or problem}")
-        ) from problem
+        with _told_in_one_line(place):
+            if place.is_symlink():
+                raise BaselineError(one_line(f"{place}: a link; make it a directory of its own"))
+            staging.mkdir(parents=True)
+            for recipe, one in new.accepted.items():
+                (staging / f"{recipe}.json").write_text(one.text(), encoding="utf-8")
+            index = new.index()
+            text = json.dumps({**index, "hash": digest(index)}, indent=1)
+            (staging / INDEX).write_text(text + "\n", encoding="utf-8")
+            if new.pictures is not None:
+                write_pictures(new.pictures.pictures, staging)
+                (staging / FOLDER / MANIFEST).write_text(new.pictures.text(), encoding="utf-8")
+            # what nobody could read must not replace what everybody could
+            _read(staging, place.name)
+            staging.rename(_ready(place))
+            _recover(place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return _read(place)
+
+
+@contextmanager
+def _told_in_one_line(place: Path) -> Iterator[None]:
+    """BaselineError for what the system refuses."""
+    try:
+        yield
+    except OSError as problem:
+        where = problem.filename or place
+        raise BaselineError(one_line(f"{where}: {problem.strerror or problem}")) from problem
 
 
 def _recover(place: Path) -> bool:
@@ -154,12 +179,13 @@ def _recover(place: Path) -> bool:
     begun = ready.exists()
     if begun:
         if place.exists():
-            shutil.rmtree(previous, ignore_errors=True)
+            if previous.exists():
+                shutil.rmtree(previous)
             place.rename(previous)
         ready.rename(place)
-    shutil.rmtree(previous, ignore_errors=True)
-    for abandoned in place.parent.glob(f".{place.name}.new-*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
+    for abandoned in (previous, *place.parent.glob(f".{place.name}.new-*")):
+        if abandoned.exists():
+            shutil.rmtree(abandoned)
     return begun
 
 
@@ -173,44 +199,55 @@ def _place(file: Path) -> Path:
 
 
 def _directories(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The models below `root`."""
+    found = (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in found if path.name != CANDIDATES)
 
 
-def _read(place: Path, machine: str | None = None) -> Baseline:
+def _read(place: Path, machine: str) -> Baseline:
     """The baseline in `place`, each file checked alone and against the others."""
+    index = read_json(place / INDEX, BaselineError)
+    index.schema(SCHEMA)
+    declared = index.text("hash", pattern=SHA256, allowed=SHA256_RULE)
     accepted = {}
     for file in sorted(place.iterdir()):
-        if file.name == FOLDER:
+        if file.name in (FOLDER, INDEX):
             continue
         if file.suffix != ".json" or not SAFE_NAME.fullmatch(file.name):
             raise BaselineError(one_line(f"{file}: no part of a baseline; remove it"))
-        one = read_accepted(file)
-        _check_place(file, one, place.parent.name, machine or place.name)
-        accepted[file.stem] = one
-    if accepted and REFERENCE not in accepted:
-        raise BaselineError(
-            one_line(f"{place}: {REFERENCE}.json is missing: the others are measured against it; restore it")
-        )
+        accepted[file.stem] = _accepted(file, place.parent.name, machine)
+    found = Baseline(place, accepted, read_pictures(place))
+    _check_index(index.frozen(), found, declared)
+    base = accepted[REFERENCE]
     for recipe, one in accepted.items():
-        base = accepted[REFERENCE]
         if (one.model.hash, one.suite.hash) != (base.model.hash, base.suite.hash):
             raise BaselineError(
                 one_line(
-                    f"{place / recipe}.json: of another model or suite than {REFERENCE}.json; rebase all"
+                    f"{place / recipe}.json: of another model or suite than {REFERENCE}.json; restore it"
                 )
             )
-    pictures = read_pictures(place)
-    named = accepted[REFERENCE].pictures if accepted else None
-    if named != (pictures.hash if pictures else None):
-        raise BaselineError(
-            one_line(
-                f"{place / FOLDER}: not the pictures that {REFERENCE}.json was accepted with; restore them"
-            )
-        )
-    return Baseline(place, accepted, pictures)
+    return found
 
 
-def _check_place(file: Path, one: Accepted, model: str, machine: str) -> None:
+def _check_index(index: Mapping[str, Any], found: Baseline, declared: str) -> None:
+    """BaselineError where the files in a place are not those that were accepted together."""
+    place, wanted = found.path, found.index()
+    named = index.get("recipes")
+    recipes = named if isinstance(named, Mapping) else {}
+    for recipe in sorted(recipes.keys() | wanted["recipes"].keys() | {REFERENCE}):
+        file = place / f"{recipe}.json"
+        if recipe not in wanted["recipes"]:
+            raise BaselineError(one_line(f"{file}: is missing, and was accepted; restore it"))
+        if recipes.get(recipe) != wanted["recipes"][recipe]:
+            raise BaselineError(one_line(f"{file}: not the one that {INDEX} names; restore both"))
+    if index.get("pictures") != wanted["pictures"]:
+        raise BaselineError(one_line(f"{place / FOLDER}: not the pictures that {INDEX} names; restore both"))
+    if digest(wanted) != declared:
+        raise BaselineError(one_line(f"{place / INDEX}: was edited; restore it from version control"))
+
+
+def _accepted(file: Path, model: str, machine: str) -> Accepted:
+    one = read_accepted(file)
     wanted = (file.stem, machine, model)
     found = (one.recipe.name, file_name(one.machine), file_name(one.model.name))
     if found != wanted:
@@ -218,4 +255,5 @@ def _check_place(file: Path, one: Accepted, model: str, machine: str) -> None:
             one_line(f"{file}: holds {' of '.join(found)}: it was moved or renamed; put it back")
         )
     if any(len(figure.measured) > len(one.runs) for figure in one.figures.values()) or not one.runs:
-        raise BaselineError(one_line(f"{file}: holds figures of more runs than it names; accept them again"))
+        raise BaselineError(one_line(f"{file}: holds figures of more runs than it names; restore it"))
+    return one

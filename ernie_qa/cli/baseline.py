@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ernie_qa.errors import BaselineError
 
 if TYPE_CHECKING:
-    from ernie_qa.acceptance import Bundle, Proposal
+    from ernie_qa.acceptance import Proposal
+    from ernie_qa.baseline.bundle import Bundle
     from ernie_qa.recipe import Recipe
 
 DEFAULT = Path("baselines")
@@ -58,7 +59,7 @@ def _add_bundles(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="BUNDLE",
         help="directory that a run left; several of one model and machine are runs of the same thing, which "
-        "show how noisy a figure is (the only one in DIR/candidates)",
+        "show how noisy a figure is (the newest in DIR/candidates)",
     )
     parser.add_argument(
         "--baselines",
@@ -113,11 +114,13 @@ def _add_accept(actions: argparse._SubParsersAction[argparse.ArgumentParser], re
 
 def _diff(options: argparse.Namespace) -> int:
     from ernie_qa.acceptance import propose
+    from ernie_qa.baseline.store import locked
 
     bundles = _bundles(options)
-    proposal = propose(
-        options.baselines, bundles, why="-", by="-", recipes=_recipes(options), rebase=options.rebase
-    )
+    with locked(options.baselines, exclusive=False):
+        proposal = propose(
+            options.baselines, bundles, why="-", by="-", recipes=_recipes(options), rebase=options.rebase
+        )
     _tell(proposal, bundles)
     if proposal.loosened:
         print(f"\n{len(proposal.loosened)} limits would loosen: accepting needs --loosen")
@@ -138,7 +141,7 @@ def _accept(options: argparse.Namespace) -> int:
         loosen=options.loosen,
     )
     _tell(proposal, bundles)
-    print(f"\naccepted in {proposal.place}; commit it")
+    print(f"\naccepted in {proposal.new.path}; commit it")
     return 0
 
 
@@ -168,21 +171,25 @@ def _tell(proposal: Proposal, bundles: Sequence[Bundle]) -> None:
     runs = f"{len(bundles)} runs" if len(bundles) > 1 else "1 run"
     reference = bundles[0].reference
     print(f"{reference.model.name} on {reference.fingerprint.machine}, suite {reference.suite.name}, {runs}")
+    if proposal.moved:
+        print(f"BF16: {proposal.moved}")
     print("\n".join(change_lines(proposal.changes)))
 
 
 def _bundles(options: argparse.Namespace) -> list[Bundle]:
-    from ernie_qa.acceptance import load_bundle
-    from ernie_qa.baseline.store import CANDIDATES, bundles_in
+    from ernie_qa.baseline.bundle import bundles_in, load_bundle
+    from ernie_qa.baseline.store import CANDIDATES
 
     paths = options.bundles
     if not paths:
-        paths = bundles_in(options.baselines)
-        if len(paths) != 1:
-            found = ", ".join(path.name for path in paths[-3:]) or "none"
-            raise BaselineError(
-                f"{options.baselines / CANDIDATES}: name the bundle to take; {len(paths)} are here ({found})"
-            )
+        found = bundles_in(options.baselines)
+        # a name ends in the time and a hash; what comes before them is the model and the machine
+        if len({path.name.rsplit("-", 2)[0] for path in found}) != 1:
+            names = ", ".join(path.name for path in found[-3:])
+            here = f"{len(found)} are here, of several machines: {names}" if found else "none is here"
+            raise BaselineError(f"{options.baselines / CANDIDATES}: name the bundle to take; {here}")
+        paths = found[-1:]
+        print(f"the newest bundle: {paths[0]}")
     return [load_bundle(path) for path in paths]
 
 
@@ -199,4 +206,7 @@ def _who() -> str:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         named = ""
-    return named or getpass.getuser()
+    try:
+        return named or getpass.getuser()
+    except (KeyError, OSError):
+        raise BaselineError("this system does not know who you are: say who accepts, with --by") from None

@@ -92,10 +92,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _gate(options: argparse.Namespace) -> int:
     # only a gate draws; --help and the lists stay instant
+    from ernie_qa.baseline.bundle import make_room
     from ernie_qa.report.files import check_directory, document, save, save_candidates
 
     if options.update and not options.baselines:
         raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
+    if options.update:
+        make_room(options.baselines)
     if options.report:
         check_directory(options.report)
     if options.dry_run:
@@ -114,6 +117,8 @@ def _gate(options: argparse.Namespace) -> int:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(f"{checked.model.name} on suite {checked.suite.name}, {checked.device}\n")
         print("\n".join(lines(verdicts, colour=colour)))
+        if session.compared:
+            print(f"\n{session.compared}")
         if bundle:
             print(f"\nkept as candidates, and nothing accepted: {bundle}")
     return EXIT[session.status]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.baseline.store import bundle_place
+from ernie_qa.baseline.bundle import bundle_place
 from ernie_qa.errors import InputError
 from ernie_qa.recipe import REFERENCE
 

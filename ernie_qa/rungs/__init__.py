@@ -112,6 +112,10 @@ def check_limits(recipe: Recipe) -> None:
                 )
         for name in sorted(gate.informational):
             _check_rung(name, f"{place}.informational")
+            if name.startswith(f"{BASELINE}."):
+                raise RecipeError(
+                    f"{place}.informational: {name!r} would never be compared again: use a waiver, which ends"
+                )
         for waiver in gate.waivers:
             _check_rung(waiver.check, f"{place}.waivers")
 

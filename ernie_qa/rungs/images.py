@@ -308,12 +308,20 @@ def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
             continue
         for statistic, noise in (("mean", metric.NOISE["mean"]), (_worst(metric), metric.NOISE["worst"])):
             name, known = f"{metric.NAME}_{statistic}", (metric.BETTER, metric.UNIT, metric.IDEAL, noise)
-            stored = figures["metrics"].get(metric.NAME, {}).get(statistic)
-            if stored is not None:
-                yield Tracked(f"{NAME}.{name}", stored, *known, share=REGRESSION, against_bf16=True)
+            summary = figures["metrics"].get(metric.NAME, {})
+            stored, definition = summary.get(statistic), summary.get("definition", "")
+            if stored is not None and stored != IDENTICAL:
+                yield Tracked(
+                    f"{NAME}.{name}",
+                    stored,
+                    *known,
+                    share=REGRESSION,
+                    against_bf16=True,
+                    definition=definition,
+                )
             moved = _moved(record, figures, pictures, metric, statistic)
             if moved is not None:
-                yield Tracked(f"{NAME}.{DRIFT}{name}", moved, *known)
+                yield Tracked(f"{NAME}.{DRIFT}{name}", moved, *known, definition=definition)
 
 
 def _moved(

@@ -1,23 +1,35 @@
 """Accepting: what becomes a baseline, what may not, and what takes a flag of its own."""
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_qa.acceptance import Bundle, propose
+from ernie_qa.acceptance import propose
 from ernie_qa.baseline.accepted import Figure, Tracked, figure_of
+from ernie_qa.baseline.bundle import Bundle
 from ernie_qa.baseline.change import Change
 from ernie_qa.baseline.pictures import LARGEST, pictures_hash, pictures_of
 from ernie_qa.errors import BaselineError
-from ernie_qa.recipe import Recipe
+from ernie_qa.judge import judge
+from ernie_qa.recipe import Recipe, Waiver
 from ernie_qa.record import Record
 from ernie_qa.report.changes import change_lines
+from ernie_qa.verdict import Status
 from tests.accepting import accepted, against, bundle, moved, on_a_gpu, scored, with_figures
 
 Observed = tuple[Recipe, dict[str, Record]]
+
+
+def later(records: dict[str, Record], added: float = 0.0) -> dict[str, Record]:
+    """Another run that drew the same, an hour later, with `added` to the recipe's mean LPIPS."""
+    bf16 = replace(records["bf16"], created="2030-01-01T00:00:00+00:00")
+    return {"bf16": bf16, "lenient": against(scored(records["lenient"], added=added), bf16)}
+
+
 VALUES = st.floats(0.001, 1e9)
 
 
@@ -105,9 +117,9 @@ def test_loosening_needs_its_own_flag_and_tightening_none(
 def test_several_runs_know_the_noise(
     tmp_path: Path, run: Bundle, records: dict[str, Record], recipes: tuple[Recipe, ...]
 ) -> None:
-    noisy = bundle(tmp_path / "noisy", {**records, "lenient": scored(records["lenient"], added=0.01)})
+    noisy = bundle(tmp_path / "noisy", later(records, added=0.01))
     proposal = accepted(tmp_path / "baselines", run, noisy, recipes=recipes)
-    one = proposal.accepted["lenient"]
+    one = proposal.new.accepted["lenient"]
     mean = one.figures["images.lpips_mean"]
     assert len(one.runs) == len(mean.measured) == 2
     assert mean.limit is not None
@@ -124,8 +136,8 @@ def test_cost_on_a_gpu_needs_three_runs(
         runs.append(bundle(tmp_path / f"run{number}", arms))
     for count, limit in ((2, None), (3, pytest.approx(1.01e9))):
         proposal = propose(tmp_path / "none", runs[:count], why="-", by="-", recipes=recipes)
-        assert proposal.accepted["lenient"].figures["cost.peak_allocated"].limit == limit
-    assert proposal.place.name == "NVIDIA-H100-80GB-HBM3"
+        assert proposal.new.accepted["lenient"].figures["cost.peak_allocated"].limit == limit
+    assert proposal.new.path.name == "NVIDIA-H100-80GB-HBM3"
 
 
 def test_what_fails_its_own_limits_is_not_accepted(
@@ -154,8 +166,9 @@ def test_a_recipe_that_is_not_shipped_has_to_be_named(run: Bundle, tmp_path: Pat
 def test_a_reason_is_needed(run: Bundle, tmp_path: Path, recipes: tuple[Recipe, ...]) -> None:
     from ernie_qa.acceptance import accept
 
-    with pytest.raises(BaselineError, match="needs a reason"):
-        accept(tmp_path, [run], why=" ", by="a tester", recipes=recipes)
+    for why in (" ", "two\nlines", "\udcff"):
+        with pytest.raises(BaselineError, match="needs a reason"):
+            accept(tmp_path, [run], why=why, by="a tester", recipes=recipes)
 
 
 def test_bf16_that_moved_within_its_noise_is_no_obstacle(
@@ -165,31 +178,99 @@ def test_bf16_that_moved_within_its_noise_is_no_obstacle(
     near = bundle(tmp_path / "near", moved(records, 0.00002, pictures))
     proposal = accepted(root, near, recipes=recipes)
     # the pictures stay those that were accepted: small steps do not add up
-    assert proposal.pictures is not None
-    assert proposal.pictures.hash == pictures
+    assert proposal.new.pictures is not None
+    assert proposal.new.pictures.hash == pictures
 
 
-def test_bf16_that_moved_asks_for_a_rebase_of_all_arms(
+def test_bf16_that_moved_asks_for_a_rebase(
     root: Path, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
 ) -> None:
     pictures = pictures_hash(records["bf16"].pictures)
     far = moved(records, 0.01, pictures)
-    with pytest.raises(BaselineError, match=r"BF16 itself has moved: images.drift_lpips_mean: 0.01"):
+    with pytest.raises(BaselineError, match=r"images.drift_lpips_mean: 0.01.*BF16 itself has moved"):
         accepted(root, bundle(tmp_path / "far", far), recipes=recipes)
-    alone = bundle(tmp_path / "alone", {"bf16": far["bf16"]})
-    with pytest.raises(BaselineError, match="a rebase replaces all arms at once, and lenient is accepted"):
-        accepted(root, alone, recipes=(), rebase=True)
     proposal = accepted(root, bundle(tmp_path / "all", far), recipes=recipes, rebase=True)
-    assert proposal.pictures is not None
-    assert proposal.pictures.hash == pictures_hash(far["bf16"].pictures)
-    assert proposal.accepted["bf16"].figures["images.drift_lpips_mean"].measured == (0.0,)
+    assert "BF16 itself has moved" in proposal.moved
+    assert proposal.new.pictures is not None
+    assert proposal.new.pictures.hash == pictures_hash(far["bf16"].pictures)
+    assert proposal.new.accepted["bf16"].figures["images.drift_lpips_mean"].measured == (0.0,)
+
+
+def test_a_rebase_that_leaves_a_recipe_out_loosens(
+    root: Path, tmp_path: Path, records: dict[str, Record]
+) -> None:
+    alone = bundle(tmp_path / "alone", {"bf16": moved(records, None)["bf16"]})
+    with pytest.raises(BaselineError, match=r"figures would loosen \(lenient "):
+        accepted(root, alone, recipes=(), rebase=True)
+    proposal = accepted(root, alone, recipes=(), rebase=True, loosen=True)
+    assert list(proposal.new.accepted) == ["bf16"]
+
+
+@pytest.mark.parametrize("what", ["suite", "model"])
+def test_a_rebase_onto_another_suite_or_model_drops_every_figure(
+    root: Path, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...], what: str
+) -> None:
+    other = {
+        name: replace(record, **{what: replace(getattr(record, what), hash="0" * 64)})
+        for name, record in records.items()
+    }
+    other = {"bf16": other["bf16"], "lenient": against(other["lenient"], other["bf16"])}
+    run = bundle(tmp_path / "other", other)
+    with pytest.raises(BaselineError, match=r"another model or suite than .* holds: rebase"):
+        accepted(root, run, recipes=recipes)
+    with pytest.raises(BaselineError, match="figures would loosen"):
+        accepted(root, run, recipes=recipes, rebase=True)
+    assert accepted(root, run, recipes=recipes, rebase=True, loosen=True).loosened
+
+
+def test_a_run_counts_once(run: Bundle, tmp_path: Path, recipes: tuple[Recipe, ...]) -> None:
+    with pytest.raises(BaselineError, match="the same run as"):
+        accepted(tmp_path / "b", run, run, recipes=recipes)
+
+
+def test_runs_have_to_be_of_one_bf16(
+    run: Bundle, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    pictures = pictures_hash(records["bf16"].pictures)
+    for drift, said in ((0.01, "BF16 itself has moved"), (None, "does not have it")):
+        other = bundle(tmp_path / f"other{drift}", moved(records, drift, pictures))
+        with pytest.raises(BaselineError, match=said):
+            accepted(tmp_path / "b", run, other, recipes=recipes)
+    near = bundle(tmp_path / "near", moved(records, 0.00002, pictures))
+    proposal = accepted(tmp_path / "b", run, near, recipes=recipes)
+    assert proposal.new.accepted["bf16"].figures["images.drift_lpips_mean"].measured == (0.0, 0.00002)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_figure_that_one_run_lacks_is_not_dropped(
+    run: Bundle, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...], first: bool
+) -> None:
+    lacking = later(records)
+    lacking["lenient"] = with_figures(lacking["lenient"], "images", "metrics", "ssim", "min", value=None)
+    runs = [bundle(tmp_path / "lacking", lacking), run]
+    with pytest.raises(BaselineError, match=r"not every run measured images.ssim_min"):
+        accepted(tmp_path / "b", *(runs if first else runs[::-1]), recipes=recipes)
+
+
+def test_a_waiver_lets_nothing_into_the_baseline(
+    tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    (lenient,) = recipes
+    waiver = Waiver("images.lpips_mean", "known", date(2100, 1, 1))
+    waived = replace(lenient, gates={"small": replace(lenient.gates["small"], waivers=(waiver,))})
+    bad = bundle(tmp_path / "bad", {**records, "lenient": scored(records["lenient"], added=1.5)})
+    assert judge(bad.records["lenient"], bad.reference, waived).status is Status.PASS
+    with pytest.raises(BaselineError, match="fail by its own limits"):
+        accepted(tmp_path / "b", bad, recipes=(waived,))
 
 
 def test_bf16_that_was_not_compared_has_to_be(
     root: Path, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
 ) -> None:
     unknown = bundle(tmp_path / "unknown", moved(records, None))
-    with pytest.raises(BaselineError, match="BF16 was not compared with the accepted pictures: run again"):
+    with pytest.raises(
+        BaselineError, match="this record does not have it: observe again, with the baselines at hand"
+    ):
         accepted(root, unknown, recipes=recipes)
 
 

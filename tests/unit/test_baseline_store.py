@@ -1,6 +1,7 @@
 """The store on disk: what it gives back, what it refuses, and what is left when an accept is killed."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,8 +59,9 @@ def test_a_figure_is_a_line_of_the_file(root: Path) -> None:
 
 
 def test_nothing_accepted_is_none(tmp_path: Path) -> None:
-    assert find_baseline(tmp_path / "absent", "mini", "cpu") is None
     assert find_baseline(tmp_path, "mini", "cpu") is None
+    with pytest.raises(BaselineError, match="absent: no such directory"):
+        find_baseline(tmp_path / "absent", "mini", "cpu")
 
 
 def edit_figure(place: Path) -> None:
@@ -107,6 +109,11 @@ def swap_pictures(place: Path) -> None:
     manifest.write_text(json.dumps({**document, "hash": digest(document)}), encoding="utf-8")
 
 
+def empty(place: Path) -> None:
+    shutil.rmtree(place)
+    place.mkdir()
+
+
 EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an edited figure": (edit_figure, "lenient.json: was edited"),
     "an edited picture": (edit_picture, "one.png: was edited"),
@@ -116,15 +123,18 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an edited manifest": (edit_manifest, "manifest.json: was edited"),
     "a missing manifest": (lambda place: (place / "pictures" / "manifest.json").unlink(), "no such file"),
-    "no pictures": (remove_pictures, "not the pictures that bf16.json was accepted with"),
-    "other pictures": (swap_pictures, "not the pictures that bf16.json was accepted with"),
+    "no pictures": (remove_pictures, "not the pictures that index.json names"),
+    "other pictures": (swap_pictures, "not the pictures that index.json names"),
     "a picture more": (add_picture, "three.png: not in manifest.json"),
     "a file more": (lambda place: (place / "notes.txt").write_text("?"), "notes.txt: no part of a baseline"),
-    "no reference": (lambda place: (place / "bf16.json").unlink(), "bf16.json is missing"),
+    "no reference": (lambda place: (place / "bf16.json").unlink(), "bf16.json: is missing"),
     "a renamed file": (
         lambda place: (place / "lenient.json").rename(place / "strict.json"),
         "strict.json: holds lenient of cpu of tiny",
     ),
+    "a removed file": (lambda place: (place / "lenient.json").unlink(), "lenient.json: is missing, and was"),
+    "no index": (lambda place: (place / "index.json").unlink(), "index.json: no such file"),
+    "nothing": (empty, "index.json: no such file"),
     "no JSON": (lambda place: (place / "bf16.json").write_text("{"), "not valid JSON"),
 }
 
@@ -137,6 +147,57 @@ def test_what_was_not_accepted_is_refused(root: Path, edit: str) -> None:
         with pytest.raises(BaselineError, match=message) as refused:
             look()
         assert "\n" not in str(refused.value)
+
+
+def test_a_file_of_an_earlier_state_is_refused(root: Path, observed: Observed, tmp_path: Path) -> None:
+    recipe, records = observed
+    old = (root / "tiny" / "cpu" / "lenient.json").read_bytes()
+    better = bundle(tmp_path / "better", {**records, "lenient": scored(records["lenient"], 0.5)})
+    accepted(root, better, recipes=(recipe,))
+    (root / "tiny" / "cpu" / "lenient.json").write_bytes(old)
+    with pytest.raises(BaselineError, match=r"lenient.json: not the one that index.json names"):
+        verify(root)
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to nowhere"])
+def test_what_is_no_directory_is_told_in_one_line(root: Path, what: str) -> None:
+    place = root / "tiny" / "cpu"
+    shutil.rmtree(place)
+    if what == "a file":
+        place.write_text("?")
+    else:
+        place.symlink_to(root / "nowhere")
+    with pytest.raises(BaselineError) as refused:
+        read(root)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_linked_machine_is_not_accepted_into(root: Path, observed: Observed, tmp_path: Path) -> None:
+    recipe, records = observed
+    place = root / "tiny" / "cpu"
+    place.rename(root / "elsewhere")
+    place.symlink_to(root / "elsewhere")
+    better = bundle(tmp_path / "better", {**records, "lenient": scored(records["lenient"], 0.5)})
+    with pytest.raises(BaselineError, match=r"cpu: a link; make it a directory of its own"):
+        accepted(root, better, recipes=(recipe,))
+
+
+READ = """
+import sys
+from ernie_qa.baseline.store import find_baseline
+print("reading", flush=True)
+print(sorted(find_baseline(sys.argv[1], "tiny", "cpu").accepted))
+"""
+
+
+def test_a_reader_waits_for_a_writer(root: Path) -> None:
+    with locked(root):
+        reader = subprocess.Popen([sys.executable, "-c", READ, str(root)], stdout=subprocess.PIPE, text=True)
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "reading\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            reader.wait(timeout=0.5)
+    assert reader.communicate(timeout=60)[0] == "['bf16', 'lenient']\n"
 
 
 def test_a_moved_machine_is_refused(root: Path) -> None:
@@ -163,7 +224,7 @@ def test_two_accepts_at_once(root: Path, observed: Observed, tmp_path: Path) -> 
     assert other.stdout is not None
     try:
         assert other.stdout.readline() == "locked\n"
-        with pytest.raises(BaselineError, match="another accept is at work here"):
+        with pytest.raises(BaselineError, match="another command is at work here"):
             accepted(root, second, recipes=(recipe,))
         assert read(root) == before
     finally:
@@ -176,27 +237,32 @@ def test_two_accepts_at_once(root: Path, observed: Observed, tmp_path: Path) -> 
 
 
 KILLED = """
-import os, signal, sys
+import os, shutil, signal, sys
 from pathlib import Path
-from ernie_qa.acceptance import accept, load_bundle
+from ernie_qa.acceptance import accept
+from ernie_qa.baseline.bundle import load_bundle
 from ernie_qa.recipe import find_recipe
 
 root, run, recipe, step = *map(Path, sys.argv[1:4]), int(sys.argv[4])
-rename, done = Path.rename, []
+rename, rmtree, done = Path.rename, shutil.rmtree, []
 
-def killing(self, target):
-    if root in self.parents:
-        if len(done) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        done.append(self)
-    return rename(self, target)
+def killing(step_of):
+    def wrapped(path, *arguments, **options):
+        if root in Path(path).parents:
+            if len(done) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done.append(path)
+        return step_of(path, *arguments, **options)
+    return wrapped
 
-Path.rename = killing
+Path.rename, shutil.rmtree = killing(rename), killing(rmtree)
 accept(root, [load_bundle(run)], why="killed", by="a tester", recipes=[find_recipe(recipe)])
 """
+COMMITTED, SWAPPED, CLEARED = 1, 3, 4
+"""After how many steps the accept is committed, the new state is in place, the old one is cleared away."""
 
 
-@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("step", range(CLEARED + 1))
 def test_a_kill_in_mid_accept_leaves_the_old_or_the_new(
     root: Path, observed: Observed, tmp_path: Path, step: int
 ) -> None:
@@ -206,21 +272,20 @@ def test_a_kill_in_mid_accept_leaves_the_old_or_the_new(
     bundle(tmp_path / "better", better)
     arguments = [root, tmp_path / "better", recipe.path, step]
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
-    assert done.returncode == (0 if step == 3 else -signal.SIGKILL)
-    committed = step > 0
-    if step == 0:
-        assert read(root) == old
-    elif step < 3:
+    assert done.returncode == (0 if step > CLEARED else -signal.SIGKILL)
+    if COMMITTED <= step < SWAPPED:
         with pytest.raises(BaselineError, match="an accept was interrupted"):
             read(root)
-    if step < 3:
+    else:
+        assert (read(root) == old) == (step < COMMITTED)
+    if step < CLEARED:
         with pytest.raises(BaselineError, match="verify --finish"):
             verify(root)
     with locked(root):
         finish(root)
     (found,) = verify(root)
-    assert (found.accepted["lenient"].why == "killed") == committed
-    assert (found == old) == (not committed)
+    assert (found.accepted["lenient"].why == "killed") == (step >= COMMITTED)
+    assert (found == old) == (step < COMMITTED)
     assert [path.name for path in (root / "tiny").iterdir()] == ["cpu"]
 
 
@@ -230,7 +295,7 @@ def test_an_accept_finishes_what_a_killed_one_began(root: Path, observed: Observ
         bundle(tmp_path / name, {**records, "lenient": scored(records["lenient"], 0.9**step)})
     arguments = [root, tmp_path / "first", recipe.path, 2]
     subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
-    from ernie_qa.acceptance import load_bundle
+    from ernie_qa.baseline.bundle import load_bundle
 
     accepted(root, load_bundle(tmp_path / "second"), recipes=(recipe,))
     baseline = read(root)
@@ -241,7 +306,7 @@ def test_an_accept_finishes_what_a_killed_one_began(root: Path, observed: Observ
 
 def test_a_lock_does_not_outlive_its_block(tmp_path: Path) -> None:
     for _ in range(2):
-        with locked(tmp_path / "new"):
+        with locked(tmp_path):
             pass
 
 

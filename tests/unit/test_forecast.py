@@ -19,7 +19,7 @@ import safetensors.torch
 from ernie_qa import execute, meter
 from ernie_qa.baseline.accepted import Accepted, Run
 from ernie_qa.baseline.pictures import Pictures
-from ernie_qa.baseline.store import find_baseline, place_of, promote
+from ernie_qa.baseline.store import Baseline, find_baseline, place_of, promote
 from ernie_qa.cli import main
 from ernie_qa.errors import ModelError, UnavailableError
 from ernie_qa.execute import Plan, plan
@@ -63,7 +63,7 @@ def ran(seconds: float | None, machine: Fingerprint = HERE, peak: int | None = 1
     return Run("0" * 64, None, "2026-11-22T12:00:00+00:00", machine, took, peak)
 
 
-def accepted(planned: Plan, recipe: str, *runs: Run, pictures: str | None = None) -> Accepted:
+def accepted(planned: Plan, recipe: str, *runs: Run) -> Accepted:
     return Accepted(
         model=planned.model.identity,
         machine=runs[0].fingerprint.machine,
@@ -72,7 +72,6 @@ def accepted(planned: Plan, recipe: str, *runs: Run, pictures: str | None = None
         by="a tester",
         when="2026-11-22T12:00:00+00:00",
         why="a test",
-        pictures=pictures,
         runs=runs,
         figures={},
     )
@@ -81,11 +80,8 @@ def accepted(planned: Plan, recipe: str, *runs: Run, pictures: str | None = None
 def baselines(root: Path, planned: Plan, pictures: Pictures | None = None, **runs: Run) -> Path:
     """Baselines below `root`, a run a recipe; in their names `_` stands for a hyphen."""
     told = {name.replace("_", "-"): run for name, run in runs.items()}
-    made = {
-        name: accepted(planned, name, run, pictures=pictures.hash if pictures and name == "bf16" else None)
-        for name, run in told.items()
-    }
-    promote(place_of(root, planned.model.name, "cpu"), made, pictures)
+    made = {name: accepted(planned, name, run) for name, run in told.items()}
+    promote(Baseline(place_of(root, planned.model.name, "cpu"), made, pictures))
     return root
 
 

@@ -13,8 +13,8 @@ from ernie_qa.baseline.pictures import pictures_hash
 from ernie_qa.baseline.store import Baseline, find_baseline
 from ernie_qa.errors import RecipeError
 from ernie_qa.judge import judge
-from ernie_qa.recipe import Gate, Recipe, Waiver, find_recipe
-from ernie_qa.record import Identity, Record
+from ernie_qa.recipe import Recipe, Waiver, find_recipe
+from ernie_qa.record import Identity, ModelIdentity, Record
 from ernie_qa.rungs import check_limits
 from ernie_qa.verdict import Check, Status, Verdict
 from tests.accepting import accepted, against, bundle, moved, on_a_gpu, scored, with_figures
@@ -107,11 +107,9 @@ def test_nothing_accepted_is_not_applicable_unless_it_is_required(
 ) -> None:
     recipe, records = observed
     stranger = replace(recipe, name="stranger")
-    elsewhere = replace(records["lenient"], suite=Identity("other", "0" * 64))
     for record, wanted, store in (
         (records["lenient"], recipe, None),
         (records["lenient"], stranger, baseline),
-        (elsewhere, recipe, baseline),
     ):
         for require, status in ((False, Status.NOT_APPLICABLE), (True, Status.NOT_COMPARABLE)):
             verdict = judge(record, records["bf16"], wanted, store, require_baseline=require)
@@ -122,6 +120,11 @@ def test_nothing_accepted_is_not_applicable_unless_it_is_required(
     ("change", "said"),
     [
         ({"suite": Identity("small", "0" * 64)}, "the suite small (000000000000) is not the one"),
+        ({"suite": Identity("other", "0" * 64)}, "the suite other (000000000000) is not the one"),
+        (
+            {"model": ModelIdentity("tiny", None, "unknown", "0" * 64)},
+            "the model tiny (000000000000) is not the one",
+        ),
         ({"recipe": Identity("lenient", "0" * 64)}, "the recipe lenient (000000000000) is not the one"),
     ],
 )
@@ -169,9 +172,7 @@ def test_without_pictures_another_stack_cannot_be_compared(observed: Observed, b
     recipe, records = observed
     bf16 = baseline.accepted["bf16"]
     figures = {name: figure for name, figure in bf16.figures.items() if not is_drift(name)}
-    blind = Baseline(
-        baseline.path, {**baseline.accepted, "bf16": replace(bf16, figures=figures, pictures=None)}, None
-    )
+    blind = Baseline(baseline.path, {**baseline.accepted, "bf16": replace(bf16, figures=figures)}, None)
     verdict = judge(records["lenient"], records["bf16"], recipe, blind)
     assert not of_the_baseline(verdict, Status.NOT_COMPARABLE)
     packages = {**records["bf16"].fingerprint.packages, "torch": "9.9"}
@@ -190,12 +191,27 @@ def gated(recipe: Recipe, **changes: Any) -> Recipe:
 def test_what_is_informational_does_not_decide_here_either(observed: Observed, baseline: Baseline) -> None:
     recipe, records = observed
     limits = recipe.gates["small"].limits
-    assert isinstance(recipe.gates["small"], Gate)
     shown = gated(recipe, informational=frozenset({"images.ssim_mean"}), limits=limits)
     worse = with_figures(records["lenient"], "images", "metrics", "ssim", "mean", value=0.1)
     for wanted, decides in ((recipe, True), (shown, False)):
         check = named("baseline.images.ssim_mean", judge(worse, records["bf16"], wanted, baseline))
         assert (check.status, check.required) == (Status.FAIL, decides)
+
+
+def test_what_was_computed_otherwise_is_not_compared(observed: Observed, baseline: Baseline) -> None:
+    recipe, records = observed
+    other = with_figures(
+        records["lenient"], "images", "metrics", "lpips", "definition", value="lpips 0.1, VGG"
+    )
+    check = named("baseline.images.lpips_mean", judge(other, records["bf16"], recipe, baseline))
+    assert check.status is Status.NOT_COMPARABLE
+    assert "lpips 0.1, VGG" in check.message
+
+
+def test_the_baseline_cannot_be_made_informational(observed: Observed) -> None:
+    recipe, _ = observed
+    with pytest.raises(RecipeError, match="use a waiver, which ends"):
+        check_limits(gated(recipe, informational=frozenset({"baseline.accepted"})))
 
 
 TODAY = date(2026, 11, 22)
