@@ -109,7 +109,7 @@ def take_fingerprint(device: str) -> Fingerprint:
     return Fingerprint(
         python=platform.python_version(),
         platform=_platform(),
-        packages={name: _version(name) for name in PACKAGES},
+        packages={name: version_of(name) for name in PACKAGES},
         cpu=cpu,
         instruction_set=(
             torch.backends.cpu.get_cpu_capability(),
@@ -189,7 +189,8 @@ def _said(value: object) -> str:
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution, None where it is absent."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

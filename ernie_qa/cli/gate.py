@@ -97,12 +97,12 @@ def _gate(options: argparse.Namespace) -> int:
 
     if options.update and not options.baselines:
         raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
-    if options.update:
-        make_room(options.baselines)
     if options.report:
         check_directory(options.report)
     if options.dry_run:
         return _dry_run(options)
+    if options.update:
+        make_room(options.baselines)
     checked = _plan(options, options.model)
     session = _run(checked, options.baselines, options.require_baseline)
     verdicts = [outcome.verdict for outcome in session.outcomes]

@@ -34,7 +34,7 @@ from ernie_qa.fidelity.lpips_weights import (
     read_torchvision,
     torchvision_path,
 )
-from ernie_qa.fingerprint import PACKAGES, take_fingerprint
+from ernie_qa.fingerprint import PACKAGES, take_fingerprint, version_of
 from ernie_qa.meter import require_device, room
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def examine(device: str | None = None) -> tuple[Finding, ...]:
 def _look(asked: str | None) -> Iterator[Finding]:
     yield Finding("python", State.OK, f"{platform.python_version()}, {platform.platform()}")
     declared = _declared()
-    versions = {name: _version(name) for name in (*PACKAGES, *(Requirement(text).name for text in declared))}
+    names = (*PACKAGES, *(Requirement(text).name for text in declared))
+    versions = {name: version_of(name) for name in names}
     yield findings.packages(versions, declared)
     device = asked or "cpu"
     if broken := _broken_torch():
@@ -109,13 +110,6 @@ def _declared() -> list[str]:
     """What the installed ernie-qa requires here, without its extras."""
     needs = map(Requirement, importlib.metadata.requires("ernie-qa") or ())
     return [str(need) for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _broken_torch() -> str:

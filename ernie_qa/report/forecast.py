@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from ernie_qa.report.wrap import wrapped
 
 if TYPE_CHECKING:
     from ernie_qa.forecast import Arm, Forecast, Writing
@@ -33,8 +34,8 @@ def forecast_lines(forecast: Forecast, *, width: int = 80) -> list[str]:
     if forecast.arms:
         lines += ["", *_table(forecast), "", *_notes(forecast, width)]
     else:
-        lines += ["", *_wrapped("All else can be told once the model is here.", width)]
-    lacking = [line for said in _lacking(forecast) for line in _wrapped(f"lacking: {said}", width, "", "  ")]
+        lines += ["", *wrapped("All else can be told once the model is here.", width)]
+    lacking = [line for said in _lacking(forecast) for line in wrapped(f"lacking: {said}", width, "", "  ")]
     return [*lines, "", *lacking] if lacking else lines
 
 
@@ -54,7 +55,7 @@ def _topics(forecast: Forecast, width: int) -> Iterator[str]:
         told["memory"] = [f"{available} available; in BF16 the model's weights take {weights}"]
     for topic, texts in told.items():
         for text in texts:
-            yield from _wrapped(text, width, f"{topic:<{TOPIC_WIDTH}}", " " * TOPIC_WIDTH)
+            yield from wrapped(text, width, f"{topic:<{TOPIC_WIDTH}}", " " * TOPIC_WIDTH)
 
 
 def _fetched(download: Download) -> str:
@@ -98,7 +99,7 @@ def _notes(forecast: Forecast, width: int) -> Iterator[str]:
     if any(arm.seconds is None for arm in forecast.arms):
         notes.append(f"{UNKNOWN}: no run of this recipe, model and suite was accepted in --baselines")
     for note in notes:
-        yield from _wrapped(note, width, "", "  ")
+        yield from wrapped(note, width, "", "  ")
 
 
 def _lacking(forecast: Forecast) -> Iterator[str]:
@@ -130,15 +131,3 @@ def _size(size: int) -> str:
         if size >= unit:
             return f"{size / unit:.1f} {name}"
     return f"{size} B"
-
-
-def _wrapped(text: str, width: int, first: str = "", others: str = "") -> list[str]:
-    # a path stays whole, to be copied
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=others,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )

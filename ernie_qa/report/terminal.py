@@ -1,9 +1,9 @@
 """The verdict table: recipes down, rungs across, readable at 80 columns without colour."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from ernie_qa.report.wrap import wrapped
 from ernie_qa.rungs import BASELINE
 from ernie_qa.verdict import Check, Status, Verdict, worst
 
@@ -110,16 +110,12 @@ def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator
             more = f" and {others} more" if others else ""
             yield ""
             yield f"{_paint(word, check.status, colour)}  {verdict.recipe}  {check.label}{more}"
-            yield from _wrapped(check.message, width, "  ")
+            yield from wrapped(check.message, width, "  ", "  ")
         if left := sum(map(len, groups[MESSAGES:])):
             yield f"  and {left} more checks of {verdict.recipe} that did not pass"
         for waiver in verdict.waivers:
             yield ""
-            yield from _wrapped(f"{verdict.recipe}  {waiver}", width, "")
-
-
-def _wrapped(text: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False)
+            yield from wrapped(f"{verdict.recipe}  {waiver}", width, "", "  ")
 
 
 def _paint(text: str, status: Status | None, colour: bool) -> str:
