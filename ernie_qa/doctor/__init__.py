@@ -72,7 +72,7 @@ def _look(asked: str | None) -> Iterator[Finding]:
         yield from _look_with_torch(asked, device)
     yield findings.compilation(device, os.environ, _lacking(os.environ))
     yield findings.kernel_cache(device, *_kernel_caches(os.environ))
-    if _version("huggingface-hub"):
+    if version_of("huggingface-hub"):
         from huggingface_hub import constants
 
         cache = Path(constants.HF_HUB_CACHE).absolute()
