@@ -17,7 +17,7 @@ from ernie_qa import meter
 from ernie_qa.baseline.accepted import Accepted, Run
 from ernie_qa.baseline.pictures import Pictures
 from ernie_qa.baseline.store import Baseline, find_baseline, place_of, promote
-from ernie_qa.errors import ModelError, UnavailableError
+from ernie_qa.errors import BaselineError, ModelError, UnavailableError
 from ernie_qa.execute import Plan, plan
 from ernie_qa.fidelity import lpips_weights
 from ernie_qa.fingerprint import Fingerprint, take_fingerprint
@@ -235,7 +235,7 @@ def test_pictures_take_what_accepted_ones_took_else_at_most_what_noise_takes(
 ) -> None:
     nothing = tmp_path / "nothing"
     at_most = 2 * sum(largest_png(case.width, case.height) for case in mini.suite.cases)
-    (bound,) = forecast(mini, baselines=nothing, report=tmp_path / "out").writings
+    (bound,) = forecast(mini, baselines=None, report=tmp_path / "out").writings
     assert (bound.place, bound.bytes, bound.at_most) == (tmp_path / "out", at_most, True)
     assert bound.free > 0
 
@@ -250,6 +250,10 @@ def test_pictures_take_what_accepted_ones_took_else_at_most_what_noise_takes(
     (unknown,) = forecast(other, baselines=root, report=tmp_path / "out").writings
     assert (unknown.bytes, unknown.at_most) == (at_most, True)
     assert forecast(mini, baselines=root).writings == ()
+    # a first run with --update makes its baselines; any other finds them, or stops as a gate would
+    assert forecast(mini, baselines=nothing, update=True).writings[0].place == nothing / "candidates"
+    with pytest.raises(BaselineError, match="nothing: no such directory"):
+        forecast(mini, baselines=nothing)
     assert not nothing.exists()
 
 
