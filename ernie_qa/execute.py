@@ -161,7 +161,9 @@ class Session:
             return ""
         if self._baseline is None:
             return f"compared with nothing: none of this was accepted in {self._baselines}"
-        return f"compared with what was accepted in {self._baseline.path}"
+        path, here = self._baseline.path, Path.cwd()
+        near = path.relative_to(here) if path.is_relative_to(here) else path
+        return f"compared with what was accepted in {near}"
 
     def __iter__(self) -> Iterator[Outcome]:
         return (self.outcome(recipe) for recipe in self.plan.recipes)
