@@ -52,12 +52,14 @@ def propose(
     by: str,
     recipes: Sequence[Recipe] = (),
     rebase: bool = False,
+    look: bool = False,
 ) -> Proposal:
     """What accepting `bundles` below `root` would change, within `locked`; nothing is written.
 
     `recipes` are those to accept, all of the bundles without any; a recipe that is not shipped must be among
     them. With `rebase` everything is replaced, BF16's pictures too. BaselineError where a record may not be
-    accepted: it does not pass its own limits, or BF16 has moved and this is no rebase.
+    accepted: it does not pass its own limits, or BF16 has moved and this is no rebase. Who only wants to
+    `look` is then shown what a rebase would change.
     """
     base = bundles[0].reference
     _check_runs(bundles)
@@ -66,6 +68,8 @@ def propose(
     chosen = _chosen(bundles, recipes, with_reference=rebase or current is None)
     for bundle in bundles:
         _check_passes(bundle, chosen)
+    moved = _moved(bundles[0], current) if current else ""
+    rebase = rebase or bool(look and moved)
     said = (by, datetime.now(UTC).isoformat(timespec="seconds"), why)
     if rebase or current is None:
         pictures = pictures_of(base)
@@ -73,13 +77,12 @@ def propose(
     else:
         start = current
     for bundle in bundles:
-        if moved := _moved(bundle, start):
-            raise BaselineError(one_line(f"{bundle.path}: {moved}"))
+        if why_not := _moved(bundle, start):
+            raise BaselineError(one_line(f"{bundle.path}: {why_not}"))
     accepted = dict(start.accepted)
     for recipe in chosen:
         runs = [bundle.records[recipe.name] for bundle in bundles]
         accepted[recipe.name] = _accepted(runs, start.pictures, *said)
-    moved = _moved(bundles[0], current) if current else ""
     new = Baseline(place, accepted, start.pictures)
     return Proposal(current, new, tuple(_changes(current, accepted)), moved)
 
@@ -110,10 +113,11 @@ def accept(
         finish(root)
         proposal = propose(root, bundles, why=why, by=by, recipes=recipes, rebase=rebase)
         if proposal.loosened and not loosen:
-            named = ", ".join(f"{change.recipe} {change.name}" for change in proposal.loosened[:3])
+            named = [f"{change.recipe} {change.name}" for change in proposal.loosened]
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
             raise BaselineError(
-                f"{len(proposal.loosened)} figures would loosen ({named}): `ernie-qa baseline diff` shows by "
-                f"how much; if that is right, say --loosen"
+                f"these would loosen: {', '.join(named[:3])}{more}; `ernie-qa baseline diff` shows by how "
+                f"much; if that is right, say --loosen"
             )
         promote(proposal.new)
     return proposal
@@ -155,6 +159,13 @@ def _chosen(bundles: Sequence[Bundle], recipes: Sequence[Recipe], *, with_refere
 def _check_passes(bundle: Bundle, recipes: Iterable[Recipe]) -> None:
     for recipe in recipes:
         record = bundle.records[recipe.name]
+        if record.recipe.hash != recipe.hash:
+            raise BaselineError(
+                one_line(
+                    f"{bundle.path / recipe.name}: made with another recipe ({record.recipe.hash[:12]}) than "
+                    f"{recipe.path} ({recipe.hash[:12]}): name the file that it was made with, --recipe FILE"
+                )
+            )
         # a waiver lets a failure through until a date; a baseline would keep it
         gates = {suite: replace(gate, waivers=()) for suite, gate in recipe.gates.items()}
         reference = None if recipe.name == REFERENCE else bundle.reference
@@ -164,8 +175,8 @@ def _check_passes(bundle: Bundle, recipes: Iterable[Recipe]) -> None:
             why = f"{told[0].label}: {told[0].message}" if told else "nothing was shown"
             raise BaselineError(
                 one_line(
-                    f"{bundle.path / recipe.name}: {verdict.status} by its own limits, so it cannot be "
-                    f"accepted: {why}"
+                    f"{bundle.path / recipe.name}: cannot be accepted, for it does not pass its own limits: "
+                    f"{why}"
                 )
             )
 

@@ -242,7 +242,7 @@ def ernie_gate(
     a `case`, the checks that are not about a single case. A test that takes `ernie_case` runs once a case.
     `ernie_gate()` ends the test as the verdict did, whichever rung decided it.
     """
-    from ernie_qa.errors import ErnieQAError, UnavailableError
+    from ernie_qa.errors import BaselineError, ErnieQAError
 
     session = request.config.stash[RUN].session
     assert session is not None
@@ -254,7 +254,7 @@ def ernie_gate(
         try:
             session.prepare()
         except ErnieQAError as error:
-            if isinstance(error, UnavailableError) and ernie_arm.device != "cpu":
+            if isinstance(error, BaselineError) or ernie_arm.device != "cpu":
                 # every other gate would end the same way
                 request.session.shouldfail = str(error)
             raise pytest.fail.Exception(str(error), pytrace=False) from None
@@ -323,6 +323,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash.get(RUN, None)
     if run is None or run.session is None or not run.session.outcomes:
         return
+    from ernie_qa.report.files import next_step
     from ernie_qa.report.terminal import lines
 
     plan = run.session.plan
@@ -338,5 +339,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
     if run.bundle:
         terminalreporter.write_line("")
-        terminalreporter.write_line(f"kept as candidates, and nothing accepted: {run.bundle}")
-        terminalreporter.write_line(f"see what would change: ernie-qa baseline diff {run.bundle}")
+        for line in next_step(Path(setting(config, "baselines")), run.session, run.bundle):
+            terminalreporter.write_line(line)

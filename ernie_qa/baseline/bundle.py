@@ -43,6 +43,13 @@ def make_room(root: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise BaselineError(one_line(f"{place}: cannot be made: {problem.strerror or problem}")) from problem
+    ignore = place / ".gitignore"
+    try:
+        # `git add baselines` is the next step after an accept, and candidates are no part of it
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+    except OSError as problem:
+        raise BaselineError(one_line(f"{ignore}: {problem.strerror or problem}")) from problem
     if not os.access(place, os.W_OK | os.X_OK):
         raise BaselineError(one_line(f"{place}: cannot be written to, so no candidates can be kept there"))
 

@@ -90,6 +90,9 @@ def read_baseline(place: Path) -> Baseline | None:
 def verify(root: Path) -> tuple[Baseline, ...]:
     """Everything below `root`, read and checked. BaselineError for the first thing that is wrong."""
     found = []
+    for above, places in (("two levels", [root]), ("one level", root.glob("*"))):
+        if any((place / INDEX).is_file() for place in places):
+            raise BaselineError(one_line(f"{root}: lies within the baselines: name the directory {above} up"))
     with locked(root, exclusive=False), _told_in_one_line(root):
         for model in _directories(root):
             for file in sorted(model.iterdir()):

@@ -27,7 +27,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Limits say what is bad; baselines say what has changed. Runs with --ernie-update leave\n"
         "bundles in DIR/candidates; here a person looks at one and accepts it. Needs no GPU and no torch.",
         epilog="the cycle:\n"
-        "  pytest -m mini --ernie-baselines baselines --ernie-update   leaves a bundle\n"
+        "  pytest --pyargs ernie_qa.gates --ernie-baselines=baselines --ernie-update\n"
+        "                                                              leaves a bundle\n"
         "  ernie-qa baseline diff                                      what would change\n"
         '  ernie-qa baseline accept --reason "sdnq 0.2.9"              makes it the baseline\n'
         '  ernie-qa baseline rebase --reason "torch 2.15 moved BF16"   all arms at once\n'
@@ -119,11 +120,19 @@ def _diff(options: argparse.Namespace) -> int:
     bundles = _bundles(options)
     with locked(options.baselines, exclusive=False):
         proposal = propose(
-            options.baselines, bundles, why="-", by="-", recipes=_recipes(options), rebase=options.rebase
+            options.baselines,
+            bundles,
+            why="-",
+            by="-",
+            recipes=_recipes(options),
+            rebase=options.rebase,
+            look=True,
         )
     _tell(proposal, bundles)
+    if proposal.moved and not options.rebase:
+        print("\nBF16 is not where it was accepted: `accept` refuses, and this is what `rebase` would change")
     if proposal.loosened:
-        print(f"\n{len(proposal.loosened)} limits would loosen: accepting needs --loosen")
+        print(f"\nlimits that would loosen: {len(proposal.loosened)}; accepting them needs --loosen")
     return 0
 
 
@@ -173,6 +182,11 @@ def _tell(proposal: Proposal, bundles: Sequence[Bundle]) -> None:
     print(f"{reference.model.name} on {reference.fingerprint.machine}, suite {reference.suite.name}, {runs}")
     if proposal.moved:
         print(f"BF16: {proposal.moved}")
+    before = proposal.current.accepted if proposal.current else {}
+    for name, one in proposal.new.accepted.items():
+        if name in before and before[name].recipe.hash != one.recipe.hash:
+            hashes = f"{before[name].recipe.hash[:12]}, now {one.recipe.hash[:12]}"
+            print(f"{name}: another recipe than the one that was accepted ({hashes})")
     print("\n".join(change_lines(proposal.changes)))
 
 

@@ -93,7 +93,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _gate(options: argparse.Namespace) -> int:
     # only a gate draws; --help and the lists stay instant
     from ernie_qa.baseline.bundle import make_room
-    from ernie_qa.report.files import check_directory, document, save, save_candidates
+    from ernie_qa.report.files import check_directory, document, next_step, save, save_candidates
 
     if options.update and not options.baselines:
         raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
@@ -120,7 +120,7 @@ def _gate(options: argparse.Namespace) -> int:
         if session.compared:
             print(f"\n{session.compared}")
         if bundle:
-            print(f"\nkept as candidates, and nothing accepted: {bundle}")
+            print("", *next_step(options.baselines, session, bundle), sep="\n")
     return EXIT[session.status]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.bundle import bundle_place
 from ernie_qa.errors import InputError
-from ernie_qa.recipe import REFERENCE
+from ernie_qa.recipe import REFERENCE, recipe_names
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Session
@@ -77,3 +78,17 @@ def save_candidates(baselines: Path, session: Session) -> Path | None:
         save(unfinished, session)
         unfinished.rename(bundle)
     return bundle
+
+
+def next_step(baselines: Path, session: Session, bundle: Path) -> tuple[str, str]:
+    """What became of the bundle, and the command that shows what accepting it would change."""
+    shipped = recipe_names()
+    recipes = [recipe for recipe in session.plan.recipes if recipe.name in session.records]
+    named = ""
+    if any(recipe.name not in shipped for recipe in recipes):
+        given = (recipe.name if recipe.name in shipped else str(recipe.path) for recipe in recipes)
+        named = "".join(f" --recipe {shlex.quote(one)}" for one in given)
+    command = (
+        f"ernie-qa baseline diff {shlex.quote(str(bundle))} --baselines {shlex.quote(str(baselines))}{named}"
+    )
+    return f"kept as candidates, and nothing accepted: {bundle}", f"see what would change: {command}"

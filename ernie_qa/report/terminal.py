@@ -67,7 +67,7 @@ def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[st
     rows = [
         [
             verdict.recipe,
-            *(WORDS[_of_rung(verdict, rung)] for rung in rungs),
+            *(_cell(verdict, rung) for rung in rungs),
             WORDS[verdict.status].upper(),
         ]
         for verdict in verdicts
@@ -82,6 +82,18 @@ def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[st
             for cell, size, status in zip(row, widths, statuses, strict=True)
         ]
         yield "  ".join([*painted, _nearest_cell(verdict, room)]).rstrip()
+
+
+def _cell(verdict: Verdict, rung: str) -> str:
+    """What a rung amounts to, and that it would be something else without a waiver."""
+    waived = {waiver.check for waiver in verdict.waivers if not waiver.expired}
+    silenced = any(
+        check.status in (Status.FAIL, Status.NOT_COMPARABLE) and waived & {check.name, check.label}
+        for check in verdict.checks
+        if check.rung == rung
+    )
+    status = _of_rung(verdict, rung)
+    return "waived" if silenced and status is not Status.FAIL else WORDS[status]
 
 
 def _of_rung(verdict: Verdict, rung: str) -> Status:

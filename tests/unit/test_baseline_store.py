@@ -200,6 +200,12 @@ def test_a_reader_waits_for_a_writer(root: Path) -> None:
     assert reader.communicate(timeout=60)[0] == "['bf16', 'lenient']\n"
 
 
+@pytest.mark.parametrize(("below", "up"), [("tiny", "one level"), ("tiny/cpu", "two levels")])
+def test_a_directory_within_the_baselines_is_not_taken_for_them(root: Path, below: str, up: str) -> None:
+    with pytest.raises(BaselineError, match=f"name the directory {up} up"):
+        verify(root / below)
+
+
 def test_a_moved_machine_is_refused(root: Path) -> None:
     (root / "tiny" / "cpu").rename(root / "tiny" / "NVIDIA-A100")
     with pytest.raises(BaselineError, match="holds bf16 of cpu of tiny: it was moved"):

@@ -82,7 +82,9 @@ def test_what_has_one_cause_is_told_once() -> None:
 
 def test_waivers_are_listed() -> None:
     waived = WaiverUse("a.c", "known upstream", date(2026, 12, 31), False, 1)
-    shown = lines([Verdict("mine", (check("a.b"),), (waived,))])
+    failed = check("a.c", Status.FAIL, required=False)
+    shown = lines([Verdict("mine", (check("a.b"), failed), (waived,))])
+    assert shown[1].split() == ["mine", "waived", "PASS"]
     assert "mine  waiver of a.c until 2026-12-31: known upstream" in shown
 
 
