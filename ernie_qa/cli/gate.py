@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +117,8 @@ def _gate(options: argparse.Namespace) -> int:
 
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(f"{checked.model.name} on suite {checked.suite.name}, {checked.device}\n")
-        print("\n".join(lines(verdicts, colour=colour)))
+        width = shutil.get_terminal_size().columns
+        print("\n".join(lines(verdicts, colour=colour, width=width)))
         if session.compared:
             print(f"\n{session.compared}")
         if bundle:
