@@ -200,7 +200,11 @@ def _bundles(options: argparse.Namespace) -> list[Bundle]:
         # a name ends in the time and a hash; what comes before them is the model and the machine
         if len({path.name.rsplit("-", 2)[0] for path in found}) != 1:
             names = ", ".join(path.name for path in found[-3:])
-            here = f"{len(found)} are here, of several machines: {names}" if found else "none is here"
+            here = (
+                f"{len(found)} are here, of several machines: {names}"
+                if found
+                else "none is here yet, --ernie-update leaves one"
+            )
             raise BaselineError(f"{options.baselines / CANDIDATES}: name the bundle to take; {here}")
         paths = found[-1:]
         print(f"the newest bundle: {paths[0]}")
