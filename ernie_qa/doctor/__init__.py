@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 
+from ernie_qa import compile_cache
 from ernie_qa.doctor import findings
 from ernie_qa.doctor.findings import Finding, Gpu, State
 from ernie_qa.errors import UnavailableError
@@ -64,14 +65,17 @@ def _look(asked: str | None) -> Iterator[Finding]:
     versions = {name: version_of(name) for name in names}
     yield findings.packages(versions, declared)
     device = asked or "cpu"
+    kept: dict[str, str] = {}
     if broken := _broken_torch():
         mend = "Run `pip install --force-reinstall torch torchvision`: every gate needs torch."
         yield Finding("torch", State.MISSING, f"cannot be imported: {broken}", mend)
     else:
         device = asked or _visible_device()
         yield from _look_with_torch(asked, device)
+        kept = compile_cache.settings(device)
     yield findings.compilation(device, os.environ, _lacking(os.environ))
-    yield findings.kernel_cache(device, *_kernel_caches(os.environ))
+    # as a gate would set it
+    yield findings.kernel_cache(device, *_kernel_caches({**kept, **os.environ}))
     if version_of("huggingface-hub"):
         from huggingface_hub import constants
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from ernie_qa.allocator import REMEDY, VARIABLES, runaway
 from ernie_qa.fingerprint import PACKAGES, Fingerprint
 
 GIB = 2**30
@@ -202,18 +203,14 @@ def hub_cache(path: Path, offline: bool, free: int, writable: bool) -> Finding:
 
 def allocator(device: str, environment: Mapping[str, str]) -> Finding:
     """How torch's memory allocator on a GPU is set."""
-    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    settings = {name: environment[name] for name in names if environment.get(name)}
+    settings = {name: environment[name] for name in VARIABLES if environment.get(name)}
     if not settings:
         return Finding("allocator", State.OK, "torch's defaults")
     told = ", ".join(f"{name}={value}" for name, value in settings.items())
     if device == "cpu":
         return Finding("allocator", State.OK, f"{told}; without effect on a CPU")
-    options = ",".join(settings.values()).replace(" ", "").lower()
-    if "expandable_segments:true" in options and "max_split_size_mb:" in options:
-        mend = "Remove one of expandable_segments:True and max_split_size_mb"
-        why = "together they let reserved memory grow without bound (pytorch issue 123548)"
-        return Finding("allocator", State.ADVICE, told, f"{mend}: {why}.")
+    if runaway(settings):
+        return Finding("allocator", State.ADVICE, told, f"{REMEDY[0].upper()}{REMEDY[1:]}.")
     if len(set(settings.values())) > 1:
         mend = (
             "Unset PYTORCH_CUDA_ALLOC_CONF: it is the other's old name, and parts of torch differ in which "

