@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,16 @@ class Waiver:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The limits for one suite, keyed by check name (`images.lpips_mean`), and what does not decide."""
+    """The limits for one suite, keyed by check name (`images.lpips_mean`), and what does not decide.
+
+    `budgets` are limits that hold on one GPU model alone, and there instead of those in `limits`: the GPU's
+    name, as torch gives it, -> check name -> limit.
+    """
 
     limits: Mapping[str, Limit]
     informational: frozenset[str] = frozenset()
     waivers: tuple[Waiver, ...] = ()
+    budgets: Mapping[str, Mapping[str, Limit]] = field(default_factory=lambda: Frozen({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +71,14 @@ class Allowance:
     """Layers that may do without the quantized kernel, and why.
 
     `layers` is an fnmatch pattern over `component.layer.name`; `when` is the only reason accepted:
-    `few_rows` (fewer rows than the kernel takes), `decoding` (token by token), `idle` (never called).
+    `few_rows` (fewer rows than the kernel takes), `decoding` (token by token), `idle` (never called). `suites`
+    are the names of those it holds for; all where there is none.
     """
 
     layers: str
     when: str
     why: str
+    suites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +163,8 @@ def _allowances(activation: Table, components: Mapping[str, str]) -> tuple[Allow
                 "a pattern that begins with a quantized component and a dot, as "
                 f'"{next(iter(components), "transformer")}.*"{did_you_mean(component, components)}',
             )
-        allowances.append(Allowance(layers, entry.choice("when", REASONS), entry.text("why")))
+        suites = entry.strings("suites", (), pattern=SAFE_NAME, allowed=SAFE_NAME_RULE)
+        allowances.append(Allowance(layers, entry.choice("when", REASONS), entry.text("why"), suites))
         entry.finish()
     activation.finish()
     return tuple(allowances)
@@ -168,12 +176,13 @@ def _gates(table: Table) -> dict[str, Gate]:
         if not SAFE_NAME.fullmatch(suite):
             table.fail(suite, f"no name of a suite; allowed are {SAFE_NAME_RULE}")
         gate = table.table(suite)
-        limits = gate.table("limits", optional=True)
-        found = {name: _limit(limits, name) for name in limits}
+        limits = _limits(gate.table("limits", optional=True))
+        budgets = gate.table("budgets", optional=True)
+        found = {gpu: _budget(budgets, gpu) for gpu in budgets}
         informational = gate.strings("informational", (), pattern=_CHECK, allowed=_CHECK_RULE)
         waivers = tuple(map(_waiver, gate.tables("waivers", optional=True)))
         gate.finish()
-        gates[suite] = Gate(Frozen(found), frozenset(informational), waivers)
+        gates[suite] = Gate(limits, frozenset(informational), waivers, Frozen(found))
     return gates
 
 
@@ -185,6 +194,16 @@ def _waiver(entry: Table) -> Waiver:
     )
     entry.finish()
     return waiver
+
+
+def _limits(table: Table) -> Mapping[str, Limit]:
+    return Frozen({name: _limit(table, name) for name in table})
+
+
+def _budget(budgets: Table, gpu: str) -> Mapping[str, Limit]:
+    if gpu != gpu.strip() or not gpu.isprintable() or not gpu or _CHECK.fullmatch(gpu):
+        budgets.fail(gpu, 'needed is the name of a GPU as torch gives it, as "NVIDIA H100 80GB HBM3"')
+    return _limits(budgets.table(gpu))
 
 
 def _limit(limits: Table, name: str) -> Limit:

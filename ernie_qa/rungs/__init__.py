@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from ernie_qa.baseline.accepted import Tracked
     from ernie_qa.baseline.pictures import Pictures
+    from ernie_qa.drawing import Drawn
     from ernie_qa.models.find import Model
-    from ernie_qa.pipeline import Drawn
-    from ernie_qa.recipe import Gate
+    from ernie_qa.recipe import Gate, Limit
     from ernie_qa.record import Record
     from ernie_qa.suite import Suite
     from ernie_qa.verdict import Check
@@ -51,6 +51,8 @@ class Arm:
     """What is being observed: a live pipeline, and what it is said to be.
 
     `accepted` are the pictures that BF16 drew when a person accepted them; None for all other arms.
+    `artifact` is the directory that it was loaded from as the recipe had quantized it, None where `model` was
+    quantized in memory.
     """
 
     pipe: ErnieImagePipeline
@@ -59,6 +61,12 @@ class Arm:
     suite: Suite
     reference: Record | None
     accepted: Pictures | None = None
+    artifact: Model | None = None
+
+    @property
+    def stored(self) -> Model:
+        """What the pipeline was loaded from."""
+        return self.artifact or self.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,13 @@ class Evidence:
     def gate(self) -> Gate | None:
         """The recipe's limits for the suite that was drawn; None where it sets none."""
         return self.recipe.gates.get(self.record.suite.name)
+
+    @property
+    def limits(self) -> Mapping[str, Limit]:
+        """The gate's limits, with the budgets of the record's own GPU over them; empty without a gate."""
+        if self.gate is None:
+            return {}
+        return {**self.gate.limits, **self.gate.budgets.get(self.record.fingerprint.gpu or "", {})}
 
 
 class Rung(Protocol):
@@ -97,19 +112,11 @@ def rungs() -> tuple[Rung, ...]:
 def check_limits(recipe: Recipe) -> None:
     """RecipeError where a limit of `recipe` would keep nothing out: no rung judges that figure, or the bound
     is on its good side alone."""
-    known = {name: bound for rung in rungs() for name, bound in rung.LIMITS.items()}
     for suite, gate in recipe.gates.items():
         place = f"{recipe.path}: gates.{suite}"
-        for name, limit in gate.limits.items():
-            if name not in known:
-                raise RecipeError(
-                    f"{place}.limits: no rung judges {name!r}; "
-                    f"allowed are {', '.join(sorted(known))}{did_you_mean(name, known)}"
-                )
-            if getattr(limit, known[name]) is None:
-                raise RecipeError(
-                    f"{place}.limits.{name}: has no {known[name]}, the bound that keeps out damage; add it"
-                )
+        _check_limits(gate.limits, f"{place}.limits")
+        for gpu, limits in gate.budgets.items():
+            _check_limits(limits, f'{place}.budgets."{gpu}"')
         for name in sorted(gate.informational):
             _check_rung(name, f"{place}.informational")
             if name.startswith(f"{BASELINE}."):
@@ -118,6 +125,20 @@ def check_limits(recipe: Recipe) -> None:
                 )
         for waiver in gate.waivers:
             _check_rung(waiver.check, f"{place}.waivers")
+
+
+def _check_limits(limits: Mapping[str, Limit], place: str) -> None:
+    known = {name: bound for rung in rungs() for name, bound in rung.LIMITS.items()}
+    for name, limit in limits.items():
+        if name not in known:
+            raise RecipeError(
+                f"{place}: no rung judges {name!r}; "
+                f"allowed are {', '.join(sorted(known))}{did_you_mean(name, known)}"
+            )
+        if getattr(limit, known[name]) is None:
+            raise RecipeError(
+                f"{place}.{name}: has no {known[name]}, the bound that keeps out damage; add it"
+            )
 
 
 def _check_rung(check: str, place: str) -> None:

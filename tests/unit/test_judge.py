@@ -8,7 +8,7 @@ from ernie_qa.errors import RecipeError
 from ernie_qa.judge import judge
 from ernie_qa.recipe import Limit, find_recipe
 from ernie_qa.record import Record
-from ernie_qa.rungs import check_limits
+from ernie_qa.rungs import Evidence, check_limits
 from ernie_qa.verdict import Check, Status
 from tests.unit.test_images_rung import at_least, at_most, draw, gated, observe
 
@@ -84,6 +84,36 @@ def test_a_limit_that_keeps_nothing_out_is_refused(bf16: Record, recipe: object,
     with pytest.raises(RecipeError, match=message) as refused:
         check_limits(recipe)  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
+
+
+def test_a_budget_that_keeps_nothing_out_is_refused() -> None:
+    recipe = gated()
+    place = r'\.budgets\."NVIDIA L40S"'
+    for budget, message in (
+        ({"images.lpips_maen": at_most(1)}, f"{place}: no rung judges 'images.lpips_maen'"),
+        ({"images.lpips_mean": at_least(0.1)}, f"{place}.images.lpips_mean: has no max"),
+    ):
+        gates = {name: replace(gate, budgets={"NVIDIA L40S": budget}) for name, gate in recipe.gates.items()}
+        with pytest.raises(RecipeError, match=message):
+            check_limits(replace(recipe, gates=gates))
+
+
+def test_a_budget_holds_on_its_own_gpu_instead_of_the_limit(bf16: Record, int8: Record) -> None:
+    strict = {"images.lpips_mean": at_most(1e-9), "images.ssim_mean": at_least(0.5)}
+    recipe = gated(lpips_mean=at_most(0.5), psnr_mean=at_least(1))
+    gates = {name: replace(gate, budgets={"NVIDIA L40S": strict}) for name, gate in recipe.gates.items()}
+    recipe = replace(recipe, gates=gates)
+
+    def limits(gpu: str | None) -> dict[str, tuple[float | None, float | None]]:
+        record = replace(int8, fingerprint=replace(int8.fingerprint, gpu=gpu))
+        found = Evidence(record, bf16, recipe).limits
+        return {name: (limit.min, limit.max) for name, limit in found.items()}
+
+    general = {"images.lpips_mean": (None, 0.5), "images.psnr_mean": (1, None)}
+    assert limits(None) == limits("NVIDIA L4") == general
+    budget = {"images.lpips_mean": (None, 1e-9), "images.ssim_mean": (0.5, None)}
+    assert limits("NVIDIA L40S") == general | budget
+    assert not Evidence(int8, bf16, replace(recipe, gates={})).limits
 
 
 def test_a_limit_may_have_both_sides() -> None:

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_qa.errors import RecipeError
@@ -31,6 +31,10 @@ informational = ["images.psnr_mean"]
 max = 0.35
 source = "somewhere"
 provisional = true
+
+[gates.turbo10.budgets."NVIDIA H100 80GB HBM3"."images.lpips_max"]
+max = 0.5
+source = "measured there"
 """
 
 
@@ -93,6 +97,8 @@ def test_a_whole_recipe(tmp_path):
     gate = recipe.gates["turbo10"]
     assert gate.informational == {"images.psnr_mean"}
     assert gate.limits["images.lpips_mean"].max == 0.35
+    budget = gate.budgets["NVIDIA H100 80GB HBM3"]["images.lpips_max"]
+    assert (budget.max, budget.min, budget.source, budget.provisional) == (0.5, None, "measured there", False)
 
 
 def test_a_quantizer_checks_its_section_with_the_file_and_key(tmp_path):
@@ -115,6 +121,8 @@ def test_a_quantizer_without_a_section_has_no_options(tmp_path):
     [
         ('"for tests"', '"other words"', True),
         ("max = 0.35", "max = 0.1", True),
+        ("max = 0.5", "max = 0.1", True),
+        ('"NVIDIA H100 80GB HBM3"', '"NVIDIA L40S"', True),
         ("few_rows", "idle", True),
         ('"uint4"', '"uint2"', False),
         ('transformer = "sdnq"', 'pe = "sdnq"\ntransformer = "sdnq"', False),
@@ -209,6 +217,24 @@ def test_the_hash_covers_what_changes_a_picture(tmp_path, old, new, same):
             '"images.lpips_mean"',
         ),
         (
+            "max = 0.5",
+            'max = "fast"',
+            'gates.turbo10.budgets."NVIDIA H100 80GB HBM3"."images.lpips_max".max: found "fast" (text), ',
+        ),
+        (
+            '"images.lpips_max"',
+            '"lpips"',
+            'gates.turbo10.budgets."NVIDIA H100 80GB HBM3".lpips: needed is the name of a check, a rung and',
+        ),
+        (
+            '"NVIDIA H100 80GB HBM3".',
+            "",
+            'gates.turbo10.budgets."images.lpips_max": needed is the name of a GPU as torch gives it, as '
+            '"NVIDIA H100 80GB HBM3"',
+        ),
+        ('"NVIDIA H100 80GB HBM3"', '" H100"', 'gates.turbo10.budgets." H100": needed is the name of a GPU'),
+        ('"NVIDIA H100 80GB HBM3"', '""', 'gates.turbo10.budgets."": needed is the name of a GPU'),
+        (
             '["images.psnr_mean"]',
             '["psnr"]',
             'gates.turbo10.informational[0]: found "psnr" (text), allowed is the name of a check, '
@@ -217,7 +243,7 @@ def test_the_hash_covers_what_changes_a_picture(tmp_path, old, new, same):
         (
             "informational",
             "informative",
-            "gates.turbo10.informative: unknown key; allowed: informational, limits, waivers; did you mean",
+            "gates.turbo10.informative: unknown key; allowed: budgets, informational, limits, waivers; did",
         ),
         (
             '"few_rows"',
@@ -273,6 +299,7 @@ def outcome(path):
         return str(problem)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_line_may_go_or_double(tmp_path_factory, data):
     lines = WHOLE.strip().splitlines()
