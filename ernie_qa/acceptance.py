@@ -82,6 +82,8 @@ def propose(
     accepted = dict(start.accepted)
     for recipe in chosen:
         runs = [bundle.records[recipe.name] for bundle in bundles]
+        if len({run.artifact.hash if run.artifact else None for run in runs}) > 1:
+            raise BaselineError(f"{recipe.name}: runs of different artifacts, or of one and of none: choose")
         accepted[recipe.name] = _accepted(runs, start.pictures, *said)
     new = Baseline(place, accepted, start.pictures)
     return Proposal(current, new, tuple(_changes(current, accepted)), moved)
@@ -201,6 +203,7 @@ def _accepted(runs: Sequence[Record], pictures: Pictures | None, by: str, when: 
         why=why,
         runs=tuple(map(_run, runs)),
         figures=_figures(runs, pictures),
+        artifact=first.artifact.hash if first.artifact else None,
     )
 
 
@@ -234,7 +237,7 @@ def _figures(runs: Sequence[Record], pictures: Pictures | None) -> dict[str, Fig
 
 
 def _changes(current: Baseline | None, accepted: Mapping[str, Accepted]) -> Iterator[Change]:
-    """What becomes of each figure. Those of another model or suite are not the same figures."""
+    """What becomes of each figure. Those of another model, suite or artifact are not the same figures."""
     before = dict(current.accepted) if current else {}
     for recipe in dict.fromkeys((*accepted, *before)):
         old, new = before.get(recipe), accepted.get(recipe)
@@ -242,8 +245,12 @@ def _changes(current: Baseline | None, accepted: Mapping[str, Accepted]) -> Iter
             continue
         was: Mapping[str, Figure] = old.figures if old else {}
         now: Mapping[str, Figure] = new.figures if new else {}
-        if old and new and (old.model.hash, old.suite.hash) != (new.model.hash, new.suite.hash):
+        if old and new and _subject(old) != _subject(new):
             yield from (Change(recipe, name, figure, None) for name, figure in was.items())
             was = {}
         for name in dict.fromkeys((*now, *was)):
             yield Change(recipe, name, was.get(name), now.get(name))
+
+
+def _subject(accepted: Accepted) -> tuple[str, str, str | None]:
+    return accepted.model.hash, accepted.suite.hash, accepted.artifact

@@ -47,7 +47,8 @@ def observe(
     if model is None and origin is None:
         raise ModelError("this pipeline does not say which model it is; pass model=")
     known = find_model(model) if model is not None else origin.model  # type: ignore[union-attr]
-    arm = Arm(pipe, known, find_recipe(recipe), find_suite(suite), reference, accepted)
+    artifact = origin.artifact if origin else None
+    arm = Arm(pipe, known, find_recipe(recipe), find_suite(suite), reference, accepted, artifact)
     check_sizes(arm.suite, live.vae_scale_factor, known.name)
     fingerprint = take_fingerprint(str(live._execution_device))
     figures, drawn = _measured(arm, progress)
@@ -61,6 +62,7 @@ def observe(
         figures=figures,
         pictures=tuple(one.picture for one in drawn),
         reference=reference.hash if reference else None,
+        artifact=artifact.identity if artifact else None,
     )
 
 

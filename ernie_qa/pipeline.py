@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ErnieQAError, ModelError, UnavailableError
 from ernie_qa.meter import now, peaks, require_device, reset_peaks
+from ernie_qa.models.artifact import check_artifact
 from ernie_qa.models.find import Model, find_model
-from ernie_qa.quantizers import ComponentSource, checked_options, find_quantizer, stored_quantization
+from ernie_qa.quantizers import ComponentSource, checked_options, find_quantizer
 from ernie_qa.recipe import QUANTIZABLE, Recipe, find_recipe
 from ernie_qa.record import Picture
 from ernie_qa.toml_input import read_json
@@ -44,6 +45,7 @@ class Provenance:
     model: Model
     recipe: Recipe
     load_seconds: float
+    artifact: Model | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +63,25 @@ class Drawn:
 
 
 def load_pipeline(
-    model: Model | str | Path, recipe: Recipe | str | Path, device: str | None = None
+    model: Model | str | Path,
+    recipe: Recipe | str | Path,
+    device: str | None = None,
+    *,
+    artifact: Model | str | Path | None = None,
 ) -> ErnieImagePipeline:
     """Load `model` in BF16 with the components that `recipe` names quantized, ready to call on `device`.
 
     `device` is "cuda" where there is one, else "cpu", unless it is given. The configuration of the result is
-    what the recipe asks for; that it runs so is for `observe` to find out. ModelError, RecipeError or
-    UnavailableError where something is wrong or missing.
+    what the recipe asks for; that it runs so is for `observe` to find out. `artifact` is a second directory
+    or hub id that holds `model` as the recipe has quantized it: everything is loaded from there, and nothing
+    is quantized. ModelError, RecipeError or UnavailableError where something is wrong or missing.
     """
     import torch
 
     found, wanted = find_model(model), find_recipe(recipe)
+    stored = None if artifact is None else find_model(artifact)
     checked_options(wanted)
+    check_artifact(found, wanted, stored)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     require_device(chosen)
     place = torch.device(chosen)
@@ -82,9 +91,9 @@ def load_pipeline(
                 f"recipe {wanted.name}: {component}: the quantizer {quantizer} does not run on {place.type}"
             )
     began = now(place)
-    with _told_in_one_line(found):
-        pipe = _load(found, wanted, place)
-    setattr(pipe, _PROVENANCE, Provenance(found, wanted, now(place) - began))
+    with _told_in_one_line(stored or found):
+        pipe = _load(stored or found, wanted, place)
+    setattr(pipe, _PROVENANCE, Provenance(found, wanted, now(place) - began, stored))
     return pipe
 
 
@@ -122,11 +131,6 @@ def _load(model: Model, recipe: Recipe, place: torch.device) -> ErnieImagePipeli
         if component in recipe.components:
             name = recipe.components[component]
             quantized[component] = find_quantizer(name).load(source, options[name])
-        elif stored_quantization(source.path) is not None:
-            raise ModelError(
-                f"{source.path}: stored quantized, but recipe {recipe.name} leaves it in BF16; "
-                "name the BF16 model, or add the component to the recipe"
-            )
     return _assemble(model, quantized, place)
 
 

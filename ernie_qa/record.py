@@ -18,7 +18,7 @@ import shutil
 import struct
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ class Picture:
         raw = np.ascontiguousarray(pixels).tobytes()
         file = io.BytesIO()
         Image.frombytes("RGB", (width, height), raw).save(file, "PNG")
-        return cls(case, width, height, hashlib.sha256(raw).hexdigest(), file.getvalue())
+        return cls(case, width, height, pixels_hash(pixels), file.getvalue())
 
     def entry(self) -> dict[str, Any]:
         """What a document says of the picture: all but the PNG."""
@@ -87,12 +87,25 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """Which model was observed. `weights` is "trained", "random" or "unknown"; `models.find` says what is
-    hashed."""
+    hashed.
+
+    `revision` is the hub's commit, and `pinned` says whether it was asked for: False where a branch, a tag or
+    nothing was, which may be another commit tomorrow. Both are None for a directory. Asking in another way
+    makes no other model: `pinned` is not compared.
+    """
 
     name: str
     revision: str | None
     weights: str
     hash: str
+    pinned: bool | None = field(default=None, compare=False)
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON values, which `read_model` reads; `pinned` only where it is known."""
+        values = asdict(self)
+        if self.pinned is None:
+            del values["pinned"]
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +122,8 @@ class Record:
 
     `created` is UTC in ISO 8601. `figures` are JSON values by rung, made read-only here; a figure that was
     not measured is None, and NaN is a ValueError. `reference` is the hash of the record that the figures
-    were measured against, None for the reference itself.
+    were measured against, None for the reference itself. `artifact` is the directory that held `model` as the
+    recipe quantized it; None where it was quantized in memory.
     """
 
     schema: int
@@ -121,6 +135,7 @@ class Record:
     figures: Mapping[str, Mapping[str, Any]]
     pictures: tuple[Picture, ...]
     reference: str | None
+    artifact: ModelIdentity | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "figures", freeze(self.figures, "figures"))
@@ -157,10 +172,10 @@ class Record:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _json(self) -> dict[str, Any]:
-        return {
+        values: dict[str, Any] = {
             "schema": self.schema,
             "created": self.created,
-            "model": asdict(self.model),
+            "model": self.model.values(),
             "recipe": asdict(self.recipe),
             "suite": asdict(self.suite),
             "fingerprint": self.fingerprint.values(),
@@ -168,6 +183,15 @@ class Record:
             "pictures": [picture.entry() for picture in self.pictures],
             "reference": self.reference,
         }
+        # only where there is one: the hashes of records without stay
+        if self.artifact is not None:
+            values["artifact"] = self.artifact.values()
+        return values
+
+
+def pixels_hash(pixels: npt.NDArray[np.uint8]) -> str:
+    """The sha256 over the raw bytes of [H, W, 3] uint8 `pixels`: what a picture's `sha256` is."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def write_pictures(pictures: Iterable[Picture], directory: Path) -> None:
@@ -201,6 +225,7 @@ def load_record(path: str | Path) -> Record:
             figures={rung: figures.table(rung).frozen() for rung in figures},
             pictures=tuple(read_picture(entry, path) for entry in table.tables("pictures")),
             reference=table.text_or_null("reference"),
+            artifact=read_model(table.table("artifact")) if "artifact" in table else None,
         )
     except ValueError as problem:
         raise RecordError(one_line(f"{table.file}: {problem}")) from None
@@ -226,6 +251,7 @@ def read_model(table: Table) -> ModelIdentity:
         revision=table.text_or_null("revision"),
         weights=table.choice("weights", ("trained", "random", "unknown")),
         hash=table.text("hash", pattern=SHA256, allowed=SHA256_RULE),
+        pinned=table.boolean("pinned") if "pinned" in table else None,
     )
     table.finish()
     return model

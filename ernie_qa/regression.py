@@ -78,7 +78,14 @@ def _unlike(record: Record, accepted: Accepted) -> str | None:
                 f"the {kind} {ours.name} ({ours.hash[:12]}) is not the one that figures were accepted for "
                 f"({theirs.hash[:12]})"
             )
+    loaded = record.artifact.hash if record.artifact else None
+    if loaded != accepted.artifact:
+        return f"the record is of {_loaded(loaded)}, what was accepted is of {_loaded(accepted.artifact)}"
     return None
+
+
+def _loaded(artifact: str | None) -> str:
+    return "a model quantized in memory" if artifact is None else f"the artifact {artifact[:12]}"
 
 
 def moved(reference: Record | None, baseline: Baseline) -> str:

@@ -104,7 +104,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The figures of one recipe on one machine that a person accepted: who, when (UTC, ISO 8601) and why."""
+    """The figures of one recipe on one machine that a person accepted: who, when (UTC, ISO 8601) and why.
+
+    `artifact` is the hash of the artifact that was loaded; None where the model was quantized in memory.
+    """
 
     model: ModelIdentity
     machine: str
@@ -115,6 +118,7 @@ class Accepted:
     why: str
     runs: tuple[Run, ...]
     figures: Mapping[str, Figure]
+    artifact: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "figures", Frozen(self.figures))
@@ -140,7 +144,9 @@ class Accepted:
     def _json(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
-            "model": asdict(self.model),
+            "model": self.model.values(),
+            # only where there is one: the hashes of what was accepted without stay
+            **({} if self.artifact is None else {"artifact": self.artifact}),
             "machine": self.machine,
             "recipe": asdict(self.recipe),
             "suite": asdict(self.suite),
@@ -194,7 +200,7 @@ def read_accepted(path: Path) -> Accepted:
     """The accepted figures in the file `path`. BaselineError if it is missing, damaged, edited, or later."""
     table = read_json(path, BaselineError)
     table.schema(SCHEMA)
-    declared = table.text("hash", pattern=SHA256, allowed=SHA256_RULE)
+    declared = _sha256(table, "hash")
     figures = table.table("figures")
     accepted = Accepted(
         model=read_model(table.table("model")),
@@ -206,6 +212,7 @@ def read_accepted(path: Path) -> Accepted:
         why=table.text("why"),
         runs=tuple(map(_run, table.tables("runs"))),
         figures={name: _figure(figures, name) for name in figures},
+        artifact=_sha256(table, "artifact") if "artifact" in table else None,
     )
     table.finish()
     if accepted.hash != declared:
@@ -215,6 +222,10 @@ def read_accepted(path: Path) -> Accepted:
             )
         )
     return accepted
+
+
+def _sha256(table: Table, key: str) -> str:
+    return table.text(key, pattern=SHA256, allowed=SHA256_RULE)
 
 
 def _short(definition: str) -> str:
@@ -244,7 +255,7 @@ def _figure(figures: Table, name: str) -> Figure:
 def _run(entry: Table) -> Run:
     peak = entry.number_or_null("peak_bytes")
     run = Run(
-        record=entry.text("record", pattern=SHA256, allowed=SHA256_RULE),
+        record=_sha256(entry, "record"),
         reference=entry.text_or_null("reference"),
         created=entry.text("created"),
         fingerprint=read_fingerprint(entry.table("fingerprint")),

@@ -3,31 +3,20 @@
 A model is an ordinary diffusers directory of safetensors. Ours hold a manifest as well, `ernie_qa.json`.
 """
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ernie_qa.errors import ModelError
 from ernie_qa.frozen import Frozen, digest
+from ernie_qa.models.checkpoint import PICKLES, check_component, file_hash, files_in, pickles, weights_hash
 from ernie_qa.models.hub import Download, missing, snapshot
 from ernie_qa.record import ModelIdentity
 from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, did_you_mean, one_line, quoted, read_json, shown
 
 MANIFEST_SCHEMA = 1
 PIPELINE = "ErnieImagePipeline"
-PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
-"""Suffixes of checkpoints that run code when they are read."""
-LARGE = 64 * 2**20
-"""Bytes. Of a larger safetensors file the header and a sample go into a model's hash."""
-SAMPLES = 64
-"""How many pieces of a large file are the sample."""
-SAMPLE = 64 * 2**10
-"""Bytes of each of them."""
-MAX_HEADER = 100 * 2**20
-"""Bytes. What the safetensors library itself allows."""
 
 _DIRECTORY = Path(__file__).parent
 _LIBRARIES = ("diffusers", "transformers")
@@ -58,7 +47,7 @@ class Manifest:
                 raise ModelError(
                     one_line(f"{file}: missing, but listed in {self.path.name}; install the model again")
                 )
-            if _file_hash(file) != sha256:
+            if file_hash(file) != sha256:
                 raise ModelError(
                     one_line(f"{file}: altered: not the sha256 in {self.path.name}; install it again")
                 )
@@ -71,13 +60,15 @@ class Manifest:
 class Model:
     """A diffusers directory that was checked: safetensors only, with all the components it names.
 
-    `revision` is the hub's commit, None for a directory. `manifest` is None without an `ernie_qa.json`.
+    `manifest` is None without an `ernie_qa.json`. `asked` is the branch, tag or commit that was asked for of
+    the hub; None where none was, and for a directory.
     """
 
     path: Path
     identity: ModelIdentity
     components: tuple[str, ...]
     manifest: Manifest | None
+    asked: str | None = None
 
     @property
     def name(self) -> str:
@@ -104,7 +95,8 @@ def find_model(model: Model | str | Path, *, fetch: bool = True) -> Model:
     """The model that is meant: itself, the shipped one of that name, a directory, or `org/name[@revision]`.
 
     A hub id is fetched into the user's Hugging Face cache, or only looked up there under HF_HUB_OFFLINE=1 and
-    without `fetch`. ModelError if it is not to be had, no diffusers directory, or holds a pickle checkpoint.
+    without `fetch`. ModelError if it is not to be had, no diffusers directory, damaged, or holds a pickle
+    checkpoint.
     """
     if isinstance(model, Model):
         return model
@@ -121,11 +113,23 @@ def find_model(model: Model | str | Path, *, fetch: bool = True) -> Model:
         return _read_model(Path(text))
     if hub := _hub_id(model):
         path = snapshot(hub["repo"], hub["revision"], PICKLES, fetch=fetch)
-        return _read_model(path, hub["repo"], path.name)
+        return _read_model(path, hub["repo"], hub["revision"])
     names = model_names()
     raise ModelError(
         f"no model {quoted(text)}: allowed are a shipped name ({', '.join(names) or 'none is installed'}), "
         f"a diffusers directory, or a hub id org/name[@revision]{did_you_mean(text, names)}"
+    )
+
+
+def unpinned(model: Model) -> str:
+    """One line that tells people to name a commit, where the hub may give another one for the same words
+    tomorrow; empty for a commit and for a directory."""
+    if model.identity.pinned is not False:
+        return ""
+    commit = model.identity.revision
+    return (
+        f"{model.name}: no commit was pinned: {model.asked or 'main'} is {commit} today; "
+        f"write {model.name}@{commit} to judge the same weights tomorrow"
     )
 
 
@@ -151,15 +155,6 @@ def _is_directory(text: str) -> bool:
         return False
 
 
-def pickles(path: Path, components: Iterable[str]) -> list[Path]:
-    """The pickle checkpoints that loading the model in `path` could meet: beside model_index.json, and in the
-    folders of its `components`. Other folders are never read."""
-    files = [file for file in path.iterdir() if file.is_file()]
-    for component in components:
-        files += _files(path / component)
-    return sorted(file for file in files if file.suffix.lower() in PICKLES)
-
-
 def vae_scale_factor(model: Model) -> int:
     """Pixels of a picture's side that one latent covers: 2 ** len(block_out_channels) of the VAE, as in
     diffusers' ErnieImagePipeline (all but one block halve the side, and patchifying halves it once more)."""
@@ -170,22 +165,24 @@ def vae_scale_factor(model: Model) -> int:
     return 1 << len(channels)
 
 
-def _read_model(path: Path, name: str | None = None, revision: str | None = None) -> Model:
+def _read_model(path: Path, repo: str | None = None, asked: str | None = None) -> Model:
+    """The model in `path`; of the hub's `repo`, if given, whose snapshots are called by their commit."""
     components = _components(path)
     for file in pickles(path, components):
         raise ModelError(
             one_line(f"{file}: a pickle checkpoint, which can run code when read; allowed are safetensors")
         )
     for component in components:
-        _check_component(path / component)
+        check_component(path / component)
     manifest = _manifest(path / "ernie_qa.json") if (path / "ernie_qa.json").exists() else None
     identity = ModelIdentity(
-        name=name or (manifest.name if manifest else path.resolve().name),
-        revision=revision,
+        name=repo or (manifest.name if manifest else path.resolve().name),
+        revision=path.name if repo else None,
         weights=manifest.weights if manifest else "unknown",
         hash=_model_hash(path, components),
+        pinned=asked == path.name if repo else None,
     )
-    return Model(path, identity, components, manifest)
+    return Model(path, identity, components, manifest, asked)
 
 
 def _components(path: Path) -> tuple[str, ...]:
@@ -204,17 +201,6 @@ def _components(path: Path) -> tuple[str, ...]:
     if not components:
         index.fail(None, "names no component")
     return tuple(components)
-
-
-def _check_component(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ModelError(one_line(f"{folder}: missing, but model_index.json names this component"))
-    if (folder / "config.json").is_file() and not any(
-        file.suffix == ".safetensors" for file in _files(folder)
-    ):
-        raise ModelError(
-            one_line(f"{folder}: no weights: a component with config.json needs a .safetensors file")
-        )
 
 
 def _manifest(path: Path) -> Manifest:
@@ -247,59 +233,11 @@ def _manifest(path: Path) -> Manifest:
 def _model_hash(path: Path, components: tuple[str, ...]) -> str:
     """The sha256 over model_index.json and every file of a component, sorted by relative path.
 
-    A file counts by the sha256 of its contents; a safetensors file of more than `LARGE` bytes by its size and
-    the sha256 of its header (names, shapes, types, offsets) and of `SAMPLES` evenly spaced pieces of `SAMPLE`
-    bytes, so that 30 GB need not be read: another training of the same model is told apart, a few values
-    edited in place are not.
+    Of large safetensors files only a sample is read (`weights_hash`), so that 30 GB need not be: another
+    training of the same model is told apart, a few values edited in place are not.
     """
-    entries = [("model_index.json", _file_hash(path / "model_index.json"))]
+    entries = [("model_index.json", file_hash(path / "model_index.json"))]
     for component in sorted(components):
-        for file in _files(path / component):
-            entries.append((file.relative_to(path).as_posix(), _weights_hash(file)))
+        for file in files_in(path / component):
+            entries.append((file.relative_to(path).as_posix(), weights_hash(file)))
     return digest(entries)
-
-
-def _weights_hash(file: Path) -> str:
-    if file.suffix != ".safetensors":
-        return _file_hash(file)
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if not 2 <= length <= min(size - 8, MAX_HEADER):
-            raise ModelError(one_line(f"{file}: damaged: it does not begin with a safetensors header"))
-        header = opened.read(length)
-        start = 8 + length
-        wanted = start + _data_length(header, file)
-        if size != wanted:
-            what = "truncated" if size < wanted else "damaged"
-            raise ModelError(
-                one_line(f"{file}: {what}: its header says {wanted} B, it holds {size} B; fetch it again")
-            )
-        if size <= LARGE:
-            return _file_hash(file)
-        sample = hashlib.sha256(header)
-        span = max(size - start - SAMPLE, 0)
-        for index in range(SAMPLES):
-            opened.seek(start + span * index // (SAMPLES - 1))
-            sample.update(opened.read(SAMPLE))
-        return f"{size}:{sample.hexdigest()}"
-
-
-def _data_length(header: bytes, file: Path) -> int:
-    """Bytes of tensors that a safetensors `header` says follow it."""
-    try:
-        tensors = json.loads(header).items()
-        return max(
-            (int(entry["data_offsets"][1]) for name, entry in tensors if name != "__metadata__"), default=0
-        )
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        raise ModelError(one_line(f"{file}: damaged: it does not begin with a safetensors header")) from None
-
-
-def _file_hash(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _files(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(file for file in folder.rglob("*") if file.is_file()))

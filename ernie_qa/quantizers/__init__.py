@@ -103,6 +103,9 @@ class Quantizer(Protocol):
     def config_flag(self, module: "Module") -> Mapping[str, Any]:
         """What the component's own configuration claims; empty where it has none."""
 
+    def stored_flag(self, stored: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The same of a stored component's `quantization_config`; imports no torch."""
+
     def expected_flag(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """What that configuration should claim; imports no torch."""
 

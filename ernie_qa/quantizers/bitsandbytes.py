@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,12 @@ SUMMARY = "bitsandbytes: 4-bit weights (NF4 or FP4), arithmetic in 16 bits"
 PACKAGES = ("bitsandbytes",)
 DEVICES = frozenset({"cpu", "cuda"})
 
+_FLAGS = {
+    "quant_type": "bnb_4bit_quant_type",
+    "double_quant": "bnb_4bit_use_double_quant",
+    "compute_dtype": "bnb_4bit_compute_dtype",
+}
+"""What a recipe calls them, and `BitsAndBytesConfig`."""
 _KERNEL_OPS = frozenset(
     {
         "bitsandbytes::gemm_4bit",  # CUDA, and CPUs without AVX512-BF16
@@ -67,19 +73,23 @@ def config_flag(module: Module) -> Mapping[str, Any]:
     config = getattr(getattr(module, "config", None), "quantization_config", None)
     if config is None:
         return {}
-    return {
-        "load_in_4bit": bool(getattr(config, "load_in_4bit", False)),
-        "quant_type": getattr(config, "bnb_4bit_quant_type", None),
-        "double_quant": getattr(config, "bnb_4bit_use_double_quant", None),
-        "compute_dtype": dtype_name(getattr(config, "bnb_4bit_compute_dtype", None)),
-    }
+    return _flag({key: getattr(config, key, None) for key in ("load_in_4bit", *_FLAGS.values())})
+
+
+def stored_flag(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same of a stored component's `quantization_config`."""
+    return _flag(stored)
+
+
+def _flag(config: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: config.get(name) for key, name in _FLAGS.items()}
+    found["compute_dtype"] = dtype_name(found["compute_dtype"])
+    return {"load_in_4bit": bool(config.get("load_in_4bit"))} | found
 
 
 def expected_flag(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `config_flag` should give."""
-    return {"load_in_4bit": True} | {
-        key: options[key] for key in ("quant_type", "double_quant", "compute_dtype")
-    }
+    return {"load_in_4bit": True} | {key: options[key] for key in _FLAGS}
 
 
 def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ...]:
@@ -190,18 +200,23 @@ def _excluded(module: Module, options: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
-    weight = layer.weight
+def _skips(name: str, excluded: Iterable[str]) -> str:
+    """Why bitsandbytes leaves a layer of that name alone; empty where none of `excluded` means it."""
     why = next(
         (key for key in excluded if name == key or name.startswith(f"{key}.") or key in name.split(".")), ""
     )
+    return f"bitsandbytes skips {why}" if why else ""
+
+
+def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
+    weight = layer.weight
     size = weight.numel() * weight.element_size()
     return LayerState(
         name=name,
         shape=tuple(weight.shape),
         quantized=False,
         kernel=False,
-        excluded=f"bitsandbytes skips {why}" if why else "",
+        excluded=_skips(name, excluded),
         bits=8 * weight.element_size(),
         bytes=size,
         side_bytes=0,
@@ -230,7 +245,7 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
         shape=tuple(state.shape),
         quantized=True,
         kernel=True,
-        excluded="",
+        excluded=_skips(name, options["modules_to_not_convert"]),
         bits=4,
         bytes=weight.numel() * weight.element_size(),
         side_bytes=side_bytes,
@@ -242,8 +257,7 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
             "storage_dtype": dtype_name(weight.dtype),
         },
         runtime={"compute_dtype": dtype_name(layer.compute_dtype), "own_forward": _own_forward(layer)},
-        expected={key: options[key] for key in ("quant_type", "double_quant", "compute_dtype")}
-        | {"storage_dtype": "uint8", "own_forward": False},
+        expected={key: options[key] for key in _FLAGS} | {"storage_dtype": "uint8", "own_forward": False},
     )
 
 

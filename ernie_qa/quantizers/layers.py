@@ -15,7 +15,7 @@ class LayerState:
     shape       of the weight before quantization
     quantized   whether the stored weight is
     kernel      whether the recipe wants its calls to run the quantized kernel
-    excluded    why the quantizer leaves it alone; empty where it ought to be quantized
+    excluded    why the quantizer leaves it alone, or ought to; empty where it ought to be quantized
     bits        of one stored weight
     bytes       of the stored weight, without its scales
     side_bytes  of scales, zero points and tables

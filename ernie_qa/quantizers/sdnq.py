@@ -32,6 +32,7 @@ DEVICES = frozenset({"cpu", "cuda"})
 
 _DTYPE = re.compile(r"u?int[1-8]|fp[1-8]|float[1-8]_e\dm\d(fn|fnu)?|float8_e5m2")
 _DTYPE_RULE = "a type as SDNQ names it, of at most 8 bits: uint4, int8, float8_e4m3fn"
+_FLAGS = ("weights_dtype", "use_quantized_matmul")
 _MATMUL = ("int8", "uint8", "float8_e4m3fn", "float16")
 _FEW_ROWS = 32
 """With fewer rows a layer dequantizes, whatever the flags say (sdnq 0.2.8, layers/linear/linear_int8.py)."""
@@ -104,12 +105,17 @@ def config_flag(module: Module) -> Mapping[str, Any]:
     config = getattr(module, "quantization_config", None)
     if config is None:
         return {}
-    return {key: getattr(config, key, None) for key in ("weights_dtype", "use_quantized_matmul")}
+    return {key: getattr(config, key, None) for key in _FLAGS}
+
+
+def stored_flag(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same of a stored component's `quantization_config`."""
+    return {key: stored.get(key) for key in _FLAGS}
 
 
 def expected_flag(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `config_flag` should give."""
-    return {key: options[key] for key in ("weights_dtype", "use_quantized_matmul")}
+    return {key: options[key] for key in _FLAGS}
 
 
 def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ...]:
@@ -239,20 +245,25 @@ def _excluded(module: Any, options: Mapping[str, Any]) -> list[str]:
 
 def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
     from sdnq import SDNQConfig
-    from sdnq.utils import check_param_name_in
 
     weight, limits = layer.weight, SDNQConfig()
-    why = ""
-    if (named := check_param_name_in(f"{name}.weight", excluded)) is not None:
-        why = f"SDNQ skips {named}"
-    elif weight.numel() < limits.minimum_allowed_numel:
+    why = _skips(name, excluded)
+    if not why and weight.numel() < limits.minimum_allowed_numel:
         why = f"fewer than {limits.minimum_allowed_numel} weights"
-    elif weight.shape[-1] < limits.minimum_allowed_channel_size:
+    elif not why and weight.shape[-1] < limits.minimum_allowed_channel_size:
         why = f"fewer than {limits.minimum_allowed_channel_size} input channels"
     size = weight.numel() * weight.element_size()
     stored = {"weights_dtype": dtype_name(weight.dtype)}
     bits = 8 * weight.element_size()
     return LayerState(name, tuple(weight.shape), False, False, why, bits, size, 0, 0, stored, {}, {})
+
+
+def _skips(name: str, excluded: list[str]) -> str:
+    """Why SDNQ leaves a layer of that name alone; empty where none of `excluded` means it."""
+    from sdnq.utils import check_param_name_in
+
+    named = check_param_name_in(f"{name}.weight", excluded)
+    return "" if named is None else f"SDNQ skips {named}"
 
 
 def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
@@ -273,7 +284,8 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
         shape=shape,
         quantized=True,
         kernel=kernel,
-        excluded="",
+        # what a release of sdnq skips by itself is no promise of the recipe
+        excluded=_skips(name, list(options["modules_to_not_convert"])),
         bits=dequantizer.num_bits,
         bytes=layer.weight.numel() * layer.weight.element_size(),
         side_bytes=sum(side.numel() * side.element_size() for side in sides if side is not None),

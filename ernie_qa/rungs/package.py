@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.errors import UnavailableError
-from ernie_qa.models.find import pickles
+from ernie_qa.models.checkpoint import pickles, tensor_bytes
 from ernie_qa.quantizers import checked_options, find_quantizer, quantizer_names, stored_quantization
 from ernie_qa.quantizers.layers import (
     LayerState,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ernie_qa.baseline.pictures import Pictures
-    from ernie_qa.pipeline import Drawn
+    from ernie_qa.drawing import Drawn
     from ernie_qa.record import Record
     from ernie_qa.rungs import Arm, Evidence, Figures
 
@@ -49,17 +48,18 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
 
     A component that the recipe does not name has to hold plain BF16 tensors, equal to the stored ones.
 
-    Figures: `components` by name (quantizer, probe, stored, bytes on disk, bytes in memory by dtype, layers,
-    foreign), `disk_bytes` and `memory_bytes` in total, `pickles`, `unchanged` by part.
+    Figures: `components` by name (quantizer, probe, stored, bytes on disk, of these an artifact's tensors,
+    what its config.json claims against the recipe, bytes in memory by dtype, layers, foreign), `disk_bytes`
+    and `memory_bytes` in total, `pickles`, `unchanged` by part.
     """
     components = {name: _component(arm, name, module) for name, module in _modules(arm).items()}
     figures = {
         "components": components,
-        "disk_bytes": sum(file.stat().st_size for file in arm.model.path.rglob("*") if file.is_file()),
+        "disk_bytes": sum(file.stat().st_size for file in arm.stored.path.rglob("*") if file.is_file()),
         "memory_bytes": sum(sum(one["memory"].values()) for one in components.values()),
         "pickles": [
-            file.relative_to(arm.model.path).as_posix()
-            for file in pickles(arm.model.path, arm.model.components)
+            file.relative_to(arm.stored.path).as_posix()
+            for file in pickles(arm.stored.path, arm.stored.components)
         ],
         "unchanged": _unchanged(arm),
     }
@@ -88,12 +88,23 @@ def _component(arm: Arm, name: str, module: Module) -> dict[str, Any]:
         memory[dtype_name(tensor.dtype)] += tensor.numel() * tensor.element_size()
     if unlisted := sum(state.unlisted for state in states):
         memory["quantization state"] = unlisted
-    stored = stored_quantization(arm.model.path / name)
+    stored = stored_quantization(arm.stored.path / name)
+    claims = {}
+    if stored is not None and quantizer_name is not None:
+        wanted = quantizer.expected_flag(options)
+        claims = {
+            key: value
+            for key, value in quantizer.stored_flag(stored).items()
+            if key in wanted and wanted[key] != value
+        }
+    files = sorted((arm.stored.path / name).glob("*.safetensors"))
     return {
         "quantizer": quantizer_name,
         "probe": probe,
         "stored": stored.get("quant_method") if stored else None,
-        "disk_bytes": sum(file.stat().st_size for file in _weights(arm.model.path / name)),
+        "disk_bytes": sum(file.stat().st_size for file in files),
+        "stored_bytes": sum(map(tensor_bytes, files)) if stored else None,
+        "claims": claims,
         "memory": dict(memory),
         # how a call runs is the next rung's
         "layers": grouped(replace(state, runtime={}) for state in states),
@@ -134,10 +145,6 @@ def _odd_tensor(layer: Module) -> str:
             if tensor.dtype not in dtypes:
                 return f"{name} ({dtype_name(tensor.dtype)})"
     return ""
-
-
-def _weights(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.safetensors"))
 
 
 def _unchanged(arm: Arm) -> dict[str, dict[str, Any]]:
@@ -211,18 +218,22 @@ def _component_checks(
 
 def _layers_check(component: str, states: Sequence[LayerState]) -> Check:
     plain, wrong = unquantized(states), weight_faults(states)
+    # nothing quantizes these in memory: an artifact may have been made with other exceptions
+    extra = [f"{state.name} ({state.excluded})" for state in states if state.quantized and state.excluded]
     count = sum(state.quantized for state in states)
     if not count:
         fault = f"no layer is quantized ({listed(plain)}): look at how it was loaded"
     elif plain:
         fault = f"{len(plain)} layers ought to be quantized and are not: {listed(plain)}"
+    elif extra:
+        fault = f"{len(extra)} layers are quantized and ought not to be: {listed(extra)}"
     elif wrong:
         fault = f"{len(wrong)} of {count} layers hold something else than the recipe says: {listed(wrong)}"
     else:
         fault = ""
     kinds = Counter(f"{state.bits}-bit" for state in states if state.quantized)
     said = ", ".join(f"{number} layers {kind}" for kind, number in sorted(kinds.items()))
-    excluded = sum(bool(state.excluded) for state in states)
+    excluded = sum(bool(state.excluded) for state in states if not state.quantized)
     return _check("layers", component, fault, f"{said}; {excluded} left alone")
 
 
@@ -239,14 +250,17 @@ def _bytes_check(component: str, states: Sequence[LayerState], found: Mapping[st
 
 def _artifact_check(component: str, found: Mapping[str, Any]) -> Check:
     """A stored quantized component must be what was loaded: as many bytes, headers apart."""
-    memory, disk = sum(found["memory"].values()), found["disk_bytes"]
+    # records of the first release have neither key
+    memory, disk = sum(found["memory"].values()), found.get("stored_bytes") or found["disk_bytes"]
     if found["stored"] is None:
         message = f"{component}: quantized in memory from {disk} B: there is no artifact to compare with"
         return Check(f"{NAME}.artifact", NAME, Status.NOT_APPLICABLE, message, component=component)
     fault = f"{disk} B on disk and {memory} B in memory: look at what the loader left out or converted"
-    return _check(
-        "artifact", component, fault if abs(disk - memory) > memory / 50 else "", f"{disk} B on disk"
-    )
+    said = f"{disk} B on disk"
+    if claims := [f"{key}={value}" for key, value in found.get("claims", {}).items()]:
+        # what was loaded here the other checks judge; this is what others will load
+        said += f"; its config.json says {', '.join(claims)}: a loader that goes by it gets that"
+    return _check("artifact", component, fault if abs(disk - memory) > memory / 50 else "", said)
 
 
 def _unchanged_check(part: str, found: Mapping[str, Any], reference: Record | None) -> Check:

@@ -81,7 +81,7 @@ def test_the_hash_covers_small_weights_in_full_and_a_sample_of_large_ones(whole,
     file = copy / "vae" / "diffusion_pytorch_model.safetensors"
     honest = file.read_bytes()
     start = 8 + int.from_bytes(honest[:8], "little")
-    monkeypatch.setattr("ernie_qa.models.find.SAMPLE", 64)
+    monkeypatch.setattr("ernie_qa.models.checkpoint.SAMPLE", 64)
 
     def seen(flipped):
         content = bytearray(honest)
@@ -93,7 +93,7 @@ def test_the_hash_covers_small_weights_in_full_and_a_sample_of_large_ones(whole,
     # between the first two pieces of the sample
     between = start + 64
     assert seen([between])
-    monkeypatch.setattr("ernie_qa.models.find.LARGE", 1000)
+    monkeypatch.setattr("ernie_qa.models.checkpoint.LARGE", 1000)
     assert not seen([])
     assert not seen([between])
     assert seen([start])
@@ -120,7 +120,7 @@ def test_the_hash_covers_small_weights_in_full_and_a_sample_of_large_ones(whole,
 )
 @pytest.mark.parametrize("large", [2**26, 0])
 def test_weights_that_are_not_as_long_as_their_header_says(copy, change, message, large, monkeypatch):
-    monkeypatch.setattr("ernie_qa.models.find.LARGE", large)
+    monkeypatch.setattr("ernie_qa.models.checkpoint.LARGE", large)
     file = copy / "vae" / "diffusion_pytorch_model.safetensors"
     content = file.read_bytes()
     file.write_bytes(change(content))

@@ -308,7 +308,7 @@ def test_an_artifact_is_compared_with_what_was_loaded(tiny_model: Path, tmp_path
     checks = verdicts(record, QMM)
     assert {check.status for check in checks.values()} == {Status.PASS}
     components = {name: dict(found) for name, found in record.figures["package"]["components"].items()}
-    components["transformer"]["disk_bytes"] //= 2
+    components["transformer"]["stored_bytes"] //= 2
     figures = {**record.figures["package"], "components": components}
     assert failed(verdicts(replace(record, figures={"package": figures}), QMM)) == {"transformer.artifact"}
 

@@ -1,0 +1,65 @@
+"""Artifacts: a second directory that holds a model as a recipe has quantized it. Imports no torch."""
+
+from __future__ import annotations
+
+from ernie_qa.errors import ModelError
+from ernie_qa.models.find import Model
+from ernie_qa.quantizers import quantizer_names, stored_quantization
+from ernie_qa.recipe import Recipe
+from ernie_qa.toml_input import one_line
+
+
+def check_artifact(model: Model, recipe: Recipe, artifact: Model | None = None) -> None:
+    """ModelError where `model` is not the BF16 one, or `artifact` does not hold what `recipe` says.
+
+    Only the configurations are read: which components are stored quantized, and by what. What their layers
+    hold is for the package rung to find out.
+    """
+    for component in model.components:
+        if (method := _method(model, component)) is not None:
+            place = model.path / component
+            raise _wrong(
+                f"{place}: stored quantized by {method!r}: name the BF16 model as the model, and this one as "
+                f"its artifact: --artifact RECIPE={model.path} with ernie-qa, --ernie-artifact with pytest"
+            )
+    if artifact is None:
+        return
+    if not recipe.components:
+        raise _wrong(f"{artifact.path}: recipe {recipe.name} quantizes nothing, so it has no artifact")
+    if lacking := sorted(set(model.components) - set(artifact.components)):
+        raise _wrong(f"{artifact.path}: has no {lacking[0]}, which {model.name} has: save the whole pipeline")
+    for component in artifact.components:
+        _check_component(artifact, component, recipe)
+
+
+def _check_component(artifact: Model, component: str, recipe: Recipe) -> None:
+    """ModelError where one component is stored otherwise than the recipe says."""
+    place, wanted = artifact.path / component, recipe.components.get(component)
+    method = _method(artifact, component)
+    if wanted is None and method is not None:
+        raise _wrong(
+            f"{place}: stored quantized by {method!r}, but recipe {recipe.name} leaves it in BF16: name the "
+            "recipe that it was made by"
+        )
+    if wanted is not None and method is None:
+        raise _wrong(
+            f"{place}: not stored quantized, but recipe {recipe.name} quantizes it with {wanted}: name the "
+            "directory that was saved after quantizing"
+        )
+    # who quantized under a name of its own is for the quantizer to tell
+    if method != wanted and method in quantizer_names():
+        raise _wrong(
+            f"{place}: already quantized by {method!r}, not by {wanted}: name the recipe that it was made by"
+        )
+
+
+def _method(model: Model, component: str) -> str | None:
+    """What quantized the stored component; None for a plain one, and for one that holds no weights."""
+    if not (model.path / component / "config.json").is_file():
+        return None
+    stored = stored_quantization(model.path / component)
+    return None if stored is None else str(stored.get("quant_method"))
+
+
+def _wrong(message: str) -> ModelError:
+    return ModelError(one_line(message))
