@@ -6,7 +6,6 @@ noise of a figure is known.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from ernie_qa.errors import BaselineError
 from ernie_qa.judge import judge
 from ernie_qa.recipe import REFERENCE, Recipe, find_recipe, recipe_names
 from ernie_qa.record import Record
+from ernie_qa.rungs import cost
 from ernie_qa.toml_input import one_line
 from ernie_qa.verdict import Status
 
@@ -208,16 +208,14 @@ def _accepted(runs: Sequence[Record], pictures: Pictures | None, by: str, when: 
 
 
 def _run(record: Record) -> Run:
-    cost = record.figures.get("cost", {})
-    seconds = [cost.get("load_seconds"), *cost.get("seconds", {}).values()]
-    peaks = [peak["allocated"] or peak["resident"] for peak in cost.get("peak_bytes", {}).values() if peak]
+    seconds, peak = cost.took(record)
     return Run(
         record=record.hash,
         reference=record.reference,
         created=record.created,
         fingerprint=record.fingerprint,
-        seconds=math.fsum(one for one in seconds if one is not None) or None,
-        peak_bytes=max((peak for peak in peaks if peak), default=None),
+        seconds=seconds,
+        peak_bytes=peak,
     )
 
 

@@ -9,54 +9,34 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa import allocator, compile_cache
 from ernie_qa.baseline.store import find_baseline
-from ernie_qa.errors import BaselineError, ErnieQAError, InputError, UnavailableError
+from ernie_qa.errors import BaselineError, ErnieQAError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import machine_of
 from ernie_qa.judge import judge
 from ernie_qa.meter import require_device
-from ernie_qa.models.find import find_model, vae_scale_factor
-from ernie_qa.observe import observe
+from ernie_qa.observe import Observation, arm_of
 from ernie_qa.pipeline import load_pipeline
-from ernie_qa.quantizers import checked_options
-from ernie_qa.recipe import REFERENCE, find_recipe, recipe_names
-from ernie_qa.rungs import check_limits
-from ernie_qa.suite import check_sizes, find_suite
+from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.baseline.store import Baseline
-    from ernie_qa.models.find import Model
+    from ernie_qa.plan import Plan
     from ernie_qa.recipe import Recipe
     from ernie_qa.record import Record
-    from ernie_qa.suite import Suite
     from ernie_qa.verdict import Verdict
 
 Progress = Callable[[str, int, int], None]
 """Called with a recipe, and how many of its pictures are drawn and wanted: as many as wanted when it ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What will run: checked, with nothing loaded yet."""
-
-    model: Model
-    suite: Suite
-    recipes: tuple[Recipe, ...]
-    device: str
-
-    @property
-    def pictures(self) -> int:
-        """How many will be drawn, the reference's among them."""
-        return len(self.suite.cases) * len({REFERENCE, *(recipe.name for recipe in self.recipes)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,42 +45,6 @@ class Outcome:
 
     record: Record
     verdict: Verdict
-
-
-def plan(
-    model: Model | str | Path = "mini",
-    recipes: Iterable[Recipe | str | Path] = (),
-    suite: Suite | str | Path | None = None,
-    device: str = "cpu",
-) -> Plan:
-    """Resolve and check everything that can be wrong before anything is loaded; imports no torch.
-
-    Without `recipes`, all that the package ships; without `suite`, the one that the model's manifest names.
-    InputError where something is wrong.
-    """
-    found = find_model(model)
-    wanted = suite or found.suite
-    if wanted is None:
-        raise InputError(f"{found.path}: no ernie_qa.json here names a suite for this model; say which one")
-    cases = find_suite(wanted)
-    check_sizes(cases, vae_scale_factor(found), found.name)
-    chosen = tuple(find_recipe(recipe) for recipe in recipes or recipe_names())
-    names = [recipe.name for recipe in chosen]
-    for recipe in chosen:
-        checked_options(recipe)
-        check_limits(recipe)
-        if names.count(recipe.name) > 1:
-            raise InputError(f"{recipe.path}: two recipes of this run have this name; rename one")
-        if recipe.name == REFERENCE and recipe.components:
-            raise InputError(f"{recipe.path}: {REFERENCE} is the reference's name; rename this recipe")
-    return Plan(found, cases, chosen, device)
-
-
-def visible_device() -> str:
-    """ "cuda" where torch sees a GPU, else "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Session:
@@ -116,9 +60,11 @@ class Session:
         *,
         baselines: Path | None = None,
         require_baseline: bool = False,
+        any_allocator: bool = False,
         progress: Progress = lambda recipe, drawn, wanted: None,
     ) -> None:
         self.plan = plan
+        self._any_allocator = any_allocator
         self._baselines = baselines
         self._baseline: Baseline | None = None
         self._require_baseline = require_baseline
@@ -126,7 +72,8 @@ class Session:
         self._prepared = False
         self._lacking: ErnieQAError | None = None
         self._begun: set[str] = set()
-        self._reference: Record | None = None
+        self._running: tuple[str, Observation] | None = None
+        self._records: dict[str, Record] = {}
         self._outcomes: dict[str, Outcome] = {}
 
     @property
@@ -139,8 +86,8 @@ class Session:
     @property
     def records(self) -> dict[str, Record]:
         """Recipe -> record, the reference included though nobody asked for it."""
-        reference = {REFERENCE: self._reference} if self._reference else {}
-        return reference | {outcome.verdict.recipe: outcome.record for outcome in self.outcomes}
+        first = {name: record for name, record in self._records.items() if name == REFERENCE}
+        return first | {outcome.verdict.recipe: outcome.record for outcome in self.outcomes}
 
     @property
     def status(self) -> Status:
@@ -151,8 +98,8 @@ class Session:
     @property
     def broken(self) -> tuple[str, ...]:
         """The recipes that began and ended in an error: nothing is known of them."""
-        drawn = {REFERENCE} if self._reference else set()
-        return tuple(sorted(self._begun - drawn - set(self._outcomes)))
+        running = {self._running[0]} if self._running else set()
+        return tuple(sorted(self._begun - set(self._records) - running))
 
     @property
     def compared(self) -> str:
@@ -169,14 +116,18 @@ class Session:
         return (self.outcome(recipe) for recipe in self.plan.recipes)
 
     def prepare(self) -> None:
-        """What every arm needs: the device, LPIPS's weights, which are fetched if need be, and the baseline.
+        """What every arm needs: the device, a sound allocator, kept kernels, LPIPS's weights, which are fetched
+        if need be, and the baseline.
 
-        UnavailableError where this machine lacks one of the first two, BaselineError where what was accepted
-        is damaged. What was found stands for the whole session.
+        UnavailableError where this machine lacks one of the first or the weights, BaselineError where what was
+        accepted is damaged. What was found stands for the whole session.
         """
         if not self._prepared:
             try:
                 require_device(self.plan.device)
+                if self.plan.device != "cpu":
+                    self._check_allocator()
+                    compile_cache.keep(self.plan.device)
                 if self.plan.model.weights != "random":
                     fetch()
                 if self._baselines:
@@ -188,23 +139,87 @@ class Session:
         if self._lacking:
             raise self._lacking
 
+    def _check_allocator(self) -> None:
+        if not self._any_allocator and (reason := allocator.runaway(os.environ)):
+            raise UnavailableError(f"{reason}; to measure it all the same, say --any-allocator")
+
     def outcome(self, recipe: Recipe) -> Outcome:
-        """The outcome of one arm. An arm that broke off is not tried again: ErnieQAError."""
+        """The outcome of one arm, drawn to its end. One that broke off is not tried again: ErnieQAError."""
         if recipe.name not in self._outcomes:
-            self.prepare()
             bf16 = self._bf16()
             reference = None if recipe.name == REFERENCE else bf16
-            record = self._observe(recipe, reference) if reference else bf16
+            record = self._finished(recipe) if reference else bf16
             verdict = judge(
                 record, reference, recipe, self._baseline, require_baseline=self._require_baseline
             )
             self._outcomes[recipe.name] = Outcome(record, verdict)
         return self._outcomes[recipe.name]
 
+    def begin(self, recipe: Recipe) -> int:
+        """Load one arm, BF16 drawn before any other; how many pictures are left. ErnieQAError as `outcome`."""
+        if recipe.name in self._records:
+            return 0
+        if self._running and self._running[0] != recipe.name:
+            # two arms never share a GPU: the one before is drawn to its end
+            self._finished(self._recipe(self._running[0]))
+        if self._running is None:
+            self.prepare()
+            if recipe.name in self._begun:
+                raise ErnieQAError(f"{recipe.name} broke off before; its first error says why")
+            reference = None if recipe.name == REFERENCE else self._bf16()
+            self._begun.add(recipe.name)
+            self._progress(recipe.name, 0, len(self.plan.suite.cases))
+            with self._guarded(recipe):
+                self._running = recipe.name, self._observation(recipe, reference)
+        return len(self._running[1].left)
+
+    def warm_up(self, recipe: Recipe) -> None:
+        """Get a GPU ready for the next picture of an arm that `begin` loaded."""
+        with self._guarded(recipe):
+            self._observing.warm_up()
+
+    def draw(self, recipe: Recipe) -> None:
+        """Draw the next picture of an arm that `begin` loaded."""
+        observation = self._observing
+        self._progress(recipe.name, len(observation.drawn), len(self.plan.suite.cases))
+        with self._guarded(recipe):
+            observation.draw()
+
     def _bf16(self) -> Record:
-        if self._reference is None:
-            self._reference = self._observe(find_recipe(REFERENCE), None)
-        return self._reference
+        return self._finished(find_recipe(REFERENCE))
+
+    def _recipe(self, name: str) -> Recipe:
+        return next((one for one in self.plan.recipes if one.name == name), find_recipe(REFERENCE))
+
+    @property
+    def _observing(self) -> Observation:
+        if self._running is None:
+            raise ErnieQAError("no arm has begun")
+        return self._running[1]
+
+    def _finished(self, recipe: Recipe) -> Record:
+        """The record of one arm, drawn to its end; its pipeline is dropped."""
+        if recipe.name not in self._records:
+            while self.begin(recipe):
+                self.warm_up(recipe)
+                self.draw(recipe)
+            with self._guarded(recipe):
+                record = self._observing.finish()
+            self._drop()
+            self._progress(recipe.name, len(self.plan.suite.cases), len(self.plan.suite.cases))
+            self._records[recipe.name] = record
+        return self._records[recipe.name]
+
+    def _observation(self, recipe: Recipe, reference: Record | None) -> Observation:
+        pipe = load_pipeline(
+            self.plan.model,
+            recipe,
+            self.plan.device,
+            artifact=self.plan.artifacts.get(recipe.name),
+            offload=recipe.name in self.plan.offloaded,
+        )
+        accepted = None if reference else self._accepted_pictures()
+        return Observation(arm_of(pipe, recipe, self.plan.suite, reference=reference, accepted=accepted))
 
     def _accepted_pictures(self) -> Pictures | None:
         """What BF16 is compared with to see whether it moved: pictures that were accepted for this suite."""
@@ -213,34 +228,25 @@ class Session:
         bf16 = self._baseline.accepted[REFERENCE]
         return self._baseline.pictures if bf16.suite.hash == self.plan.suite.hash else None
 
-    def _observe(self, recipe: Recipe, reference: Record | None) -> Record:
-        if recipe.name in self._begun:
-            raise ErnieQAError(f"{recipe.name} broke off before; its first error says why")
-        self._begun.add(recipe.name)
-        progress = partial(self._progress, recipe.name)
-        progress(0, len(self.plan.suite.cases))
+    @contextmanager
+    def _guarded(self, recipe: Recipe) -> Iterator[None]:
+        """Libraries kept quiet; an arm that breaks off is told in one line and leaves nothing in memory."""
         try:
             with hushed():
-                pipe = load_pipeline(self.plan.model, recipe, self.plan.device)
-                record = observe(
-                    pipe,
-                    recipe,
-                    self.plan.suite,
-                    reference=reference,
-                    accepted=None if reference else self._accepted_pictures(),
-                    progress=progress,
-                )
-            del pipe
+                yield
         except (ErnieQAError, OSError, RuntimeError, ValueError) as error:
             # whoever keeps the error would keep the pipeline alive in its frames, beside the next one
             traceback.clear_frames(error.__traceback__)
+            self._drop()
             if isinstance(error, ErnieQAError):
                 raise
             raise ErnieQAError(f"{recipe.name} broke off: {_told(error)}") from error
-        finally:
-            _release(self.plan.device)
-        progress(len(record.pictures), len(record.pictures))
-        return record
+
+    def _drop(self) -> None:
+        if self._running:
+            self._running[1].close()
+        self._running = None
+        _release(self.plan.device)
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from ernie_qa.recipe import REFERENCE, find_recipe
 if TYPE_CHECKING:
     from ernie_qa.baseline.accepted import Accepted
     from ernie_qa.baseline.store import Baseline
-    from ernie_qa.execute import Plan
     from ernie_qa.fingerprint import Fingerprint
+    from ernie_qa.plan import Plan
     from ernie_qa.recipe import Recipe
 
 

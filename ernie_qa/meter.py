@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import InputError, UnavailableError
 
@@ -43,6 +44,44 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+class Stopwatch:
+    """How long calls took on a device, by name, without making it wait: CUDA's own events are asked at the
+    end; on a CPU the process's clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._running: dict[str, Any] = {}
+        self._spans: list[tuple[str, Any, Any]] = []
+        self.calls: Counter[str] = Counter()
+
+    def start(self, name: str) -> None:
+        """A call of `name` begins."""
+        self._running[name] = self._mark()
+
+    def stop(self, name: str) -> None:
+        """The call of `name` that began last ends."""
+        self._spans.append((name, self._running.pop(name), self._mark()))
+        self.calls[name] += 1
+
+    def seconds(self) -> dict[str, float]:
+        """What all calls of each name took together. The device must have been waited for, see `now`."""
+        total: dict[str, float] = {}
+        for name, start, stop in self._spans:
+            # CUDA counts milliseconds
+            took = start.elapsed_time(stop) / 1000 if self._device.type == "cuda" else stop - start
+            total[name] = total.get(name, 0.0) + took
+        return total
+
+    def _mark(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        import torch
+
+        event: Any = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
 def open_window(device: torch.device) -> None:
     """Begin a clean memory window: nothing left to collect, no cached blocks, peaks at what is in use."""
     gc.collect()
@@ -62,14 +101,20 @@ def reset_peaks(device: torch.device) -> None:
 
 
 def peaks(device: torch.device) -> dict[str, int | None]:
-    """Peak bytes since they were last reset: torch's own on a GPU; on a CPU the whole process's resident
-    set since it started, for the system keeps no other."""
+    """Bytes of memory at their highest since they were last reset.
+
+    On a GPU what torch `allocated` and `reserved`, and what the driver counts as used by whoever is on it
+    (`driver`, now: torch keeps what it reserved). On a CPU the whole process's `resident` set since it started,
+    for the system keeps no other.
+    """
     if device.type == "cuda":
         import torch
 
+        free, total = torch.cuda.mem_get_info(device)
         return {
             "allocated": torch.cuda.max_memory_allocated(device),
             "reserved": torch.cuda.max_memory_reserved(device),
+            "driver": total - free,
             "resident": None,
         }
     import resource
@@ -78,8 +123,18 @@ def peaks(device: torch.device) -> dict[str, int | None]:
     return {
         "allocated": None,
         "reserved": None,
+        "driver": None,
         "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def physical(device: torch.device) -> int | None:
+    """Bytes of memory that a GPU has; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.mem_get_info(device)[1]
 
 
 def available(device: torch.device) -> int:

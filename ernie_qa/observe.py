@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.compile_cache import compiled_files
+from ernie_qa.drawing import Drawn, draw, warm_up
 from ernie_qa.errors import ErnieQAError, ModelError
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.models.find import Model, find_model
-from ernie_qa.pipeline import Drawn, draw, provenance
+from ernie_qa.pipeline import provenance
 from ernie_qa.recipe import Recipe, find_recipe
-from ernie_qa.record import SCHEMA, Identity, Record
-from ernie_qa.rungs import Arm, Figures, rungs
+from ernie_qa.record import SCHEMA, Identity, Picture, Record
+from ernie_qa.rungs import Arm, Figures, cost, rungs
 from ernie_qa.suite import Suite, check_sizes, find_suite
 
 if TYPE_CHECKING:
     from diffusers import ErnieImagePipeline
 
     from ernie_qa.baseline.pictures import Pictures
+    from ernie_qa.suite import Case
 
 Progress = Callable[[int, int], None]
 """Called with the number of pictures drawn and of pictures to draw."""
@@ -42,6 +47,28 @@ def observe(
     for the BF16 arm, are a baseline's pictures: how far BF16 has moved from them is measured. `model` is
     needed for a pipeline that `load_pipeline` did not make. InputError where one of these is wrong.
     """
+    arm = arm_of(pipe, recipe, suite, reference=reference, accepted=accepted, model=model)
+    observation = Observation(arm)
+    try:
+        while observation.left:
+            progress(len(observation.drawn), len(arm.suite.cases))
+            observation.warm_up()
+            observation.draw()
+        return observation.finish()
+    finally:
+        observation.close()
+
+
+def arm_of(
+    pipe: ErnieImagePipeline,
+    recipe: Recipe | str | Path,
+    suite: Suite | str | Path,
+    *,
+    reference: Record | None = None,
+    accepted: Pictures | None = None,
+    model: Model | str | Path | None = None,
+) -> Arm:
+    """What is to be observed, checked; the arguments and errors are those of `observe`."""
     live: Any = pipe
     origin = provenance(pipe)
     if model is None and origin is None:
@@ -50,43 +77,86 @@ def observe(
     artifact = origin.artifact if origin else None
     arm = Arm(pipe, known, find_recipe(recipe), find_suite(suite), reference, accepted, artifact)
     check_sizes(arm.suite, live.vae_scale_factor, known.name)
-    fingerprint = take_fingerprint(str(live._execution_device))
-    figures, drawn = _measured(arm, progress)
-    return Record(
-        schema=SCHEMA,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=known.identity,
-        recipe=Identity(arm.recipe.name, arm.recipe.hash),
-        suite=Identity(arm.suite.name, arm.suite.hash),
-        fingerprint=fingerprint,
-        figures=figures,
-        pictures=tuple(one.picture for one in drawn),
-        reference=reference.hash if reference else None,
-        artifact=artifact.identity if artifact else None,
-    )
+    return arm
 
 
-def _measured(arm: Arm, progress: Progress) -> tuple[dict[str, Figures], tuple[Drawn, ...]]:
-    """Run every rung's measuring half around the drawing of the suite."""
-    halves = {rung.NAME: rung.measure(arm) for rung in rungs()}
-    try:
-        for half in halves.values():
-            next(half)
-        drawn: list[Drawn] = []
-        for case in arm.suite.cases:
-            progress(len(drawn), len(arm.suite.cases))
-            drawn.append(draw(arm.pipe, case, arm.suite))
-        figures = {}
+class Observation:
+    """One arm while it is observed, a picture at a time: the rungs' windows are open from the start to
+    `finish` or `close`."""
+
+    def __init__(self, arm: Arm) -> None:
+        self._arm = arm
+        self._pipe: Any = arm.pipe
+        self._place = self._pipe._execution_device
+        self._fingerprint = take_fingerprint(str(self._place))
+        self._prompts = cost.written(arm.reference) if arm.reference else {}
+        self._warm: set[tuple[int, int]] = set()
+        self.drawn: list[Drawn] = []
+        self._halves = {rung.NAME: rung.measure(arm) for rung in rungs()}
+        try:
+            for half in self._halves.values():
+                next(half)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def left(self) -> tuple[Case, ...]:
+        """The cases that are not drawn yet."""
+        return self._arm.suite.cases[len(self.drawn) :]
+
+    def warm_up(self) -> None:
+        """Get a GPU ready for the next picture if its size is new: how long it takes is then what it always
+        takes. Not before the first one, which shows what getting ready costs."""
+        case = self.left[0]
+        if self.drawn and self._place.type == "cuda" and (case.width, case.height) not in self._warm:
+            warm_up(self._pipe, case, self._arm.suite)
+            self._warm.add((case.width, case.height))
+
+    def draw(self) -> Drawn:
+        """Draw the next case."""
+        case, first = self.left[0], not self.drawn
+        before = compiled_files() if first else 0
+        drawn = draw(self._pipe, case, self._arm.suite, prompt=self._prompts.get(case.id))
+        if first and self._place.type == "cuda":
+            drawn = replace(drawn, compiled=compiled_files() - before)
+        self._warm.add((case.width, case.height))
+        self.drawn.append(drawn)
+        return drawn
+
+    def finish(self) -> Record:
+        """The record of all that was drawn; every window closes."""
+        arm = self._arm
+        figures: dict[str, Figures] = {}
         # windows nest: the last one opened, around the drawing alone, closes first
-        for name, half in reversed(halves.items()):
+        for name, half in reversed(self._halves.items()):
             try:
-                half.send(tuple(drawn))
+                half.send(tuple(self.drawn))
             except StopIteration as end:
                 figures[name] = end.value
             else:
                 raise ErnieQAError(f"the rung {name} did not end after the suite was drawn")
-        return {name: figures[name] for name in halves}, tuple(drawn)
-    finally:
-        # what a rung hung into the pipeline must not outlive a failure
-        for half in halves.values():
+        return Record(
+            schema=SCHEMA,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            model=arm.model.identity,
+            recipe=Identity(arm.recipe.name, arm.recipe.hash),
+            suite=Identity(arm.suite.name, arm.suite.hash),
+            fingerprint=self._fingerprint,
+            figures={name: figures[name] for name in self._halves},
+            pictures=self._pictures(),
+            reference=arm.reference.hash if arm.reference else None,
+            artifact=arm.artifact.identity if arm.artifact else None,
+        )
+
+    def close(self) -> None:
+        """Take back what the rungs hung into the pipeline, also after a failure."""
+        for half in self._halves.values():
             half.close()
+
+    def _pictures(self) -> tuple[Picture, ...]:
+        """What was drawn, compressed on all cores; nothing of random weights, whose pictures are noise."""
+        if self._arm.model.weights == "random":
+            return ()
+        with ThreadPoolExecutor() as pool:
+            return tuple(pool.map(lambda one: Picture.from_pixels(one.case, one.pixels), self.drawn))

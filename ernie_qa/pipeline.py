@@ -1,4 +1,4 @@
-"""All that is special to ERNIE-Image: its components, its latents, how it is loaded and how it draws."""
+"""ERNIE-Image's components, and how a pipeline is loaded; `ernie_qa.drawing` has how it draws."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.errors import ErnieQAError, ModelError, UnavailableError
-from ernie_qa.meter import now, peaks, require_device, reset_peaks
+from ernie_qa.errors import ErnieQAError, InputError, ModelError, UnavailableError
+from ernie_qa.meter import now, open_window, peaks, require_device
 from ernie_qa.models.artifact import check_artifact
 from ernie_qa.models.find import Model, find_model
 from ernie_qa.quantizers import ComponentSource, checked_options, find_quantizer
 from ernie_qa.recipe import QUANTIZABLE, Recipe, find_recipe
-from ernie_qa.record import Picture
 from ernie_qa.toml_input import read_json
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from diffusers import ErnieImagePipeline
-
-    from ernie_qa.suite import Case, Suite
 
 WEIGHTED = (*QUANTIZABLE, "vae")
 """The components that hold weights."""
@@ -40,26 +36,19 @@ _PROVENANCE = "_ernie_qa_provenance"
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a pipeline came from: `load_pipeline` leaves it on the pipeline."""
+    """Where a pipeline came from and what loading it took: `load_pipeline` leaves it on the pipeline.
+
+    `load_peak` are bytes of memory from a clean window on, see `ernie_qa.meter.peaks`. `offloaded` says that
+    its components wait in main memory and come to the GPU one at a time. `artifact` held the quantized
+    components; None where `model` was quantized in memory.
+    """
 
     model: Model
     recipe: Recipe
     load_seconds: float
+    load_peak: Mapping[str, int | None]
+    offloaded: bool = False
     artifact: Model | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """What drawing one case gave.
-
-    `nonfinite` counts the values that were NaN or infinite as the VAE decoded them; `seconds` is how long it
-    took, the GPU waited for; `peak` the bytes of memory at their highest, see `ernie_qa.meter.peaks`.
-    """
-
-    picture: Picture
-    nonfinite: int
-    seconds: float
-    peak: Mapping[str, int | None]
 
 
 def load_pipeline(
@@ -68,10 +57,12 @@ def load_pipeline(
     device: str | None = None,
     *,
     artifact: Model | str | Path | None = None,
+    offload: bool = False,
 ) -> ErnieImagePipeline:
     """Load `model` in BF16 with the components that `recipe` names quantized, ready to call on `device`.
 
-    `device` is "cuda" where there is one, else "cpu", unless it is given. The configuration of the result is
+    `device` is "cuda" where there is one, else "cpu", unless it is given. With `offload`, on a GPU, components
+    wait in main memory until they are called (diffusers' `enable_model_cpu_offload`). The configuration of the result is
     what the recipe asks for; that it runs so is for `observe` to find out. `artifact` is a second directory
     or hub id that holds `model` as the recipe has quantized it: everything is loaded from there, and nothing
     is quantized. ModelError, RecipeError or UnavailableError where something is wrong or missing.
@@ -85,15 +76,18 @@ def load_pipeline(
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     require_device(chosen)
     place = torch.device(chosen)
+    if offload and place.type != "cuda":
+        raise InputError(f"offloading keeps components out of a GPU's memory; the device is {chosen}")
     for component, quantizer in wanted.components.items():
         if place.type not in find_quantizer(quantizer).DEVICES:
             raise UnavailableError(
                 f"recipe {wanted.name}: {component}: the quantizer {quantizer} does not run on {place.type}"
             )
+    open_window(place)
     began = now(place)
     with _told_in_one_line(stored or found):
-        pipe = _load(stored or found, wanted, place)
-    setattr(pipe, _PROVENANCE, Provenance(found, wanted, now(place) - began, stored))
+        pipe = _load(stored or found, wanted, place, offload)
+    setattr(pipe, _PROVENANCE, Provenance(found, wanted, now(place) - began, peaks(place), offload, stored))
     return pipe
 
 
@@ -119,7 +113,7 @@ def _first_line(problem: Exception) -> str:
     return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
 
 
-def _load(model: Model, recipe: Recipe, place: torch.device) -> ErnieImagePipeline:
+def _load(model: Model, recipe: Recipe, place: torch.device, offload: bool) -> ErnieImagePipeline:
     options = checked_options(recipe)
     classes = _classes(model)
     quantized: dict[str, Any] = {}
@@ -131,7 +125,7 @@ def _load(model: Model, recipe: Recipe, place: torch.device) -> ErnieImagePipeli
         if component in recipe.components:
             name = recipe.components[component]
             quantized[component] = find_quantizer(name).load(source, options[name])
-    return _assemble(model, quantized, place)
+    return _assemble(model, quantized, place, offload)
 
 
 def _classes(model: Model) -> dict[str, tuple[str, str]]:
@@ -140,13 +134,18 @@ def _classes(model: Model) -> dict[str, tuple[str, str]]:
     return {name: index[name] for name in model.components}
 
 
-def _assemble(model: Model, quantized: dict[str, Any], place: torch.device) -> ErnieImagePipeline:
+def _assemble(
+    model: Model, quantized: dict[str, Any], place: torch.device, offload: bool
+) -> ErnieImagePipeline:
     import torch
     from diffusers import ErnieImagePipeline
 
     pipe: Any = ErnieImagePipeline.from_pretrained(
         model.path, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True, **quantized
     )
+    if offload:
+        pipe.enable_model_cpu_offload(device=place)
+        return pipe  # type: ignore[no-any-return]
     for component in WEIGHTED:
         module = getattr(pipe, component, None)
         if module is not None and component not in quantized:
@@ -160,66 +159,6 @@ def _assemble(model: Model, quantized: dict[str, Any], place: torch.device) -> E
 def provenance(pipe: ErnieImagePipeline) -> Provenance | None:
     """Where `pipe` came from; None where `load_pipeline` did not make it."""
     return getattr(pipe, _PROVENANCE, None)
-
-
-def latents(pipe: ErnieImagePipeline, case: Case) -> torch.Tensor:
-    """The noise that `case` starts from: [1, channels, height / factor, width / factor], float32, on the CPU.
-
-    CUDA's generator differs between GPUs and with the dtype; drawn so, every arm starts from the same.
-    """
-    import torch
-
-    live: Any = pipe
-    factor = live.vae_scale_factor
-    shape = (1, live.transformer.config.in_channels, case.height // factor, case.width // factor)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(case.seed), dtype=torch.float32)
-
-
-def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite) -> Drawn:
-    """Draw one case as `suite` says, leaving the caller's random state and progress bars as they were."""
-    import torch
-
-    live: Any = pipe
-    place = live._execution_device
-    nonfinite = 0
-
-    def count(module: Any, inputs: Any, decoded: torch.Tensor) -> None:
-        nonlocal nonfinite
-        nonfinite += int((~torch.isfinite(decoded)).sum())
-
-    bars = getattr(live, "_progress_bar_config", {})
-    live.set_progress_bar_config(**{**bars, "disable": True})
-    # here, for diffusers clamps the picture afterwards, and an infinite value becomes white
-    hook = live.vae.decoder.register_forward_hook(count)
-    reset_peaks(place)
-    began = now(place)
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            # the prompt enhancer samples from the global generator
-            torch.manual_seed(case.seed)
-            images = live(
-                prompt=case.prompt,
-                height=case.height,
-                width=case.width,
-                num_inference_steps=suite.steps,
-                guidance_scale=suite.guidance,
-                latents=latents(pipe, case).to(place, live.transformer.dtype),
-                use_pe=suite.use_pe,
-                output_type="np",
-            ).images
-    finally:
-        hook.remove()
-        live.set_progress_bar_config(**bars)
-    seconds = now(place) - began
-    return Drawn(Picture.from_pixels(case.id, _rounded(images[0])), nonfinite, seconds, peaks(place))
-
-
-def _rounded(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """uint8 pixels as diffusers makes them of floats in [0, 1]; NaN becomes 0."""
-    import numpy as np
-
-    pixels: np.ndarray[Any, Any] = (np.nan_to_num(image) * 255).round().astype(np.uint8)
-    return pixels
 
 
 def exercise_prompt_enhancer(pipe: ErnieImagePipeline) -> None:

@@ -6,19 +6,20 @@ a `gpu` mark on somebody's own tests stays theirs.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from ernie_qa.pytest_gates import RUN, Arm, Run, ernie_arm, ernie_draw, ernie_gate
+
+__all__ = ["ernie_arm", "ernie_draw", "ernie_gate"]
+
 if TYPE_CHECKING:
-    from ernie_qa.execute import Plan, Progress, Session
+    from ernie_qa.execute import Progress, Session
+    from ernie_qa.plan import Plan
     from ernie_qa.recipe import Recipe
-    from ernie_qa.verdict import Check, Verdict
 
 MARKS = {
     "mini": "a gate of ernie_qa on the shipped miniature, on the CPU",
@@ -28,6 +29,9 @@ OPTIONS = {
     "model": ("MODEL", "model to gate: 'mini', a diffusers directory, or a hub id (default: mini)"),
     "recipe": ("RECIPE", "recipe to gate, a shipped name or a TOML file; repeatable (default: all shipped)"),
     "suite": ("SUITE", "suite to draw, a shipped name or a TOML file (default: the model's own)"),
+    "artifact": ("RECIPE=MODEL", "directory or hub id that holds a recipe quantized already; repeatable"),
+    "offload": ("RECIPE", "keep this recipe's components in main memory until they are called; repeatable"),
+    "any_allocator": (None, "measure even where the allocator's settings let reserved memory run away"),
     "baselines": ("DIR", "accepted figures to compare with; candidates are kept beside them (default: none)"),
     "report": ("DIR", "write the records and verdict.json into this new or empty directory"),
     "update": (
@@ -37,28 +41,7 @@ OPTIONS = {
     "require_baseline": (None, "where nothing was accepted for a recipe, its verdict is not comparable"),
 }
 _PLACES = ("baselines", "report")
-
-
-@dataclass
-class Run:
-    """What one pytest run gates: a plan a device while tests are collected, one session when they run."""
-
-    error: str = ""
-    bundle: Path | None = None
-    plans: dict[str, Plan] = field(default_factory=dict)
-    session: Session | None = None
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What `ernie_gate` judges in one test."""
-
-    recipe: Recipe
-    device: str
-
-
-RUN = pytest.StashKey[Run]()
-Gate = Callable[..., None]
+_REPEATED = ("recipe", "artifact", "offload")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         if metavar is None:
             group.addoption(flag, action="store_true", default=None, dest=key, help=text)
             parser.addini(key, text, type="bool", default=False)
-        elif name == "recipe":
+        elif name in _REPEATED:
             group.addoption(flag, action="append", metavar=metavar, dest=key, help=text)
             parser.addini(key, text, type="args", default=[])
         else:
@@ -146,7 +129,7 @@ def _devices(config: pytest.Config) -> tuple[str, ...]:
 def _plan(config: pytest.Config, device: str) -> Plan:
     from ernie_qa.baseline.bundle import make_room
     from ernie_qa.errors import InputError
-    from ernie_qa.execute import plan
+    from ernie_qa.plan import plan
     from ernie_qa.report.files import check_directory
 
     model = setting(config, "model") or "mini"
@@ -162,7 +145,14 @@ def _plan(config: pytest.Config, device: str) -> Plan:
         )
     if setting(config, "update"):
         make_room(Path(setting(config, "baselines")))
-    return plan(model, setting(config, "recipe"), setting(config, "suite") or None, device)
+    return plan(
+        model,
+        setting(config, "recipe"),
+        setting(config, "suite") or None,
+        device,
+        artifacts=setting(config, "artifact"),
+        offload=setting(config, "offload"),
+    )
 
 
 def _arm_id(recipe: Recipe, device: str) -> str:
@@ -182,16 +172,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     if run.error:
         raise pytest.UsageError(run.error)
-    arms = [
-        cast(Arm, item.callspec.params["ernie_arm"])
-        for item in items
-        if isinstance(item, pytest.Function) and "ernie_arm" in item.fixturenames
-    ]
-    devices = {arm.device for arm in arms}
+    _draw_first(items)
+    devices = {arm.device for arm in map(_arm, items) if arm}
     if len(devices) > 1:
         raise pytest.UsageError("-m selects gates on the CPU and on the GPU; run them one after the other")
     for device in devices:
         run.session = _session(config, run.plans[device])
+
+
+def _draw_first(items: list[pytest.Item]) -> None:
+    """Move each arm's drawing before its gates: pytest-benchmark then times the only drawing there is."""
+    gates = [(index, item, arm) for index, item in enumerate(items) if (arm := _arm(item))]
+    order = list(dict.fromkeys((arm.recipe.name, arm.device) for _, _, arm in gates))
+
+    def turn(item: pytest.Item, arm: Arm) -> tuple[int, bool]:
+        draws = "ernie_draw" in cast(pytest.Function, item).fixturenames
+        return order.index((arm.recipe.name, arm.device)), not draws
+
+    moved = sorted(gates, key=lambda gate: turn(gate[1], gate[2]))
+    for (index, _, _), (_, item, _) in zip(gates, moved, strict=True):
+        items[index] = item
+
+
+def _arm(item: pytest.Item) -> Arm | None:
+    """What `item` is a gate of; None for a test that is none."""
+    if not isinstance(item, pytest.Function) or "ernie_arm" not in item.fixturenames:
+        return None
+    return cast(Arm, item.callspec.params["ernie_arm"])
 
 
 def _session(config: pytest.Config, plan: Plan) -> Session:
@@ -202,6 +209,7 @@ def _session(config: pytest.Config, plan: Plan) -> Session:
         plan,
         baselines=Path(baselines) if baselines else None,
         require_baseline=setting(config, "require_baseline"),
+        any_allocator=setting(config, "any_allocator"),
         progress=_live_line(config),
     )
 
@@ -221,90 +229,6 @@ def _live_line(config: pytest.Config) -> Progress:
             reporter.rewrite("")
 
     return show
-
-
-@pytest.fixture(scope="session")
-def ernie_arm(request: pytest.FixtureRequest) -> Arm:
-    """The recipe and device that a gate is about; ernie_qa parametrizes it."""
-    arm: Arm = request.param
-    return arm
-
-
-@pytest.fixture
-def ernie_gate(
-    ernie_arm: Arm,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> Gate:
-    """`ernie_gate(rung, case=None)`: judge this recipe, and end the test as its checks of that rung ended.
-
-    The first call for a recipe loads it and draws the suite; all later ones share what was observed. Without
-    a `case`, the checks that are not about a single case. A test that takes `ernie_case` runs once a case.
-    `ernie_gate()` ends the test as the verdict did, whichever rung decided it.
-    """
-    from ernie_qa.errors import BaselineError, ErnieQAError
-
-    session = request.config.stash[RUN].session
-    assert session is not None
-    uncaptured = request.config.pluginmanager.get_plugin("capturemanager")
-    assert uncaptured is not None
-
-    def gate(rung: str | None = None, case: str | None = None) -> None:
-        __tracebackhide__ = True
-        try:
-            session.prepare()
-        except ErnieQAError as error:
-            if isinstance(error, BaselineError) or ernie_arm.device != "cpu":
-                # every other gate would end the same way
-                request.session.shouldfail = str(error)
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
-        try:
-            # uncaptured, for the session itself keeps libraries quiet, and a failure shows the check alone
-            with uncaptured.global_and_fixture_disabled():
-                verdict = session.outcome(ernie_arm.recipe).verdict
-        except ErnieQAError as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
-        if rung is None:
-            _end(verdict)
-            return
-        checks = [check for check in verdict.checks if check.rung == rung and check.case == case]
-        if not checks and not ernie_arm.recipe.components:
-            pytest.skip(f"{verdict.recipe} is what the others are compared with")
-        for check in checks:
-            record_property(check.label, _figure(check))
-        _end_rung(verdict, rung, checks)
-
-    return gate
-
-
-def _figure(check: Check) -> str:
-    return json.dumps({"measured": check.measured, "limit": check.limit, "status": check.status})
-
-
-def _end(verdict: Verdict) -> None:
-    """Turn a verdict into the outcome of a test."""
-    __tracebackhide__ = True
-    from ernie_qa.verdict import Status
-
-    if verdict.status is not Status.PASS:
-        labels = ", ".join(check.label for check in verdict.of(verdict.status)) or "nothing was shown"
-        pytest.fail(f"{verdict.status}: {labels}", pytrace=False)
-
-
-def _end_rung(verdict: Verdict, rung: str, checks: list[Check]) -> None:
-    """Turn the checks of one rung, or of one case on it, into the outcome of a test."""
-    __tracebackhide__ = True
-    from ernie_qa.verdict import Status, worst
-
-    if not checks:
-        pytest.fail(f"not comparable: the rung {rung} made no check on {verdict.recipe}", pytrace=False)
-    if all(check.status is Status.NOT_APPLICABLE for check in checks):
-        pytest.skip(checks[0].message)
-    status = worst(check.status for check in checks if check.required)
-    if status in (Status.FAIL, Status.NOT_COMPARABLE):
-        told = [check for check in checks if check.required and check.status is status]
-        prefix = "not comparable: " if status is Status.NOT_COMPARABLE else ""
-        pytest.fail("\n".join(f"{prefix}{check.label}: {check.message}" for check in told), pytrace=False)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

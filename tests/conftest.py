@@ -95,7 +95,8 @@ def observed(
     tiny_model: Path, small_suite: Path, write_recipe: Callable[[str, float], Path]
 ) -> tuple[Recipe, dict[str, Record]]:
     """A lenient INT8 recipe, and what it and BF16 were observed to do on the tiny model."""
-    from ernie_qa.execute import Session, plan
+    from ernie_qa.execute import Session
+    from ernie_qa.plan import plan
 
     session = Session(plan(tiny_model, [write_recipe("lenient", 1.0)], small_suite))
     (outcome,) = session

@@ -15,8 +15,9 @@ from ernie_qa.errors import ErnieQAError, InputError
 from ernie_qa.verdict import Status
 
 if TYPE_CHECKING:
-    from ernie_qa.execute import Plan, Session
+    from ernie_qa.execute import Session
     from ernie_qa.models.find import Model
+    from ernie_qa.plan import Plan
 
 EXIT = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_COMPARABLE: 3, Status.NOT_APPLICABLE: 3}
 NOT_READY = 2
@@ -60,6 +61,26 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     gate.add_argument(
         "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
+    )
+    gate.add_argument(
+        "--artifact",
+        action="append",
+        default=[],
+        metavar="RECIPE=MODEL",
+        help="a directory or hub id that holds this recipe's components quantized already; may be repeated",
+    )
+    gate.add_argument(
+        "--offload",
+        action="append",
+        default=[],
+        metavar="RECIPE",
+        help="keep this recipe's components in main memory and call them to the GPU one at a time, so that "
+        "BF16 fits a small one; may be repeated, bf16 is the reference",
+    )
+    gate.add_argument(
+        "--any-allocator",
+        action="store_true",
+        help="measure even under allocator settings that let reserved memory run away",
     )
     gate.add_argument("--baselines", type=Path, metavar="DIR", help="accepted figures to compare with (none)")
     gate.add_argument(
@@ -105,7 +126,7 @@ def _gate(options: argparse.Namespace) -> int:
     if options.update:
         make_room(options.baselines)
     checked = _plan(options, options.model)
-    session = _run(checked, options.baselines, options.require_baseline)
+    session = _run(checked, options)
     verdicts = [outcome.verdict for outcome in session.outcomes]
     if options.report:
         save(options.report, session)
@@ -128,10 +149,10 @@ def _gate(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
     """What will run, on a device that computes."""
-    from ernie_qa.execute import plan, visible_device
     from ernie_qa.meter import require_device
+    from ernie_qa.plan import plan, visible_device
 
-    checked = plan(model, options.recipe, options.suite)
+    checked = plan(model, options.recipe, options.suite, artifacts=options.artifact, offload=options.offload)
     checked = replace(checked, device=options.device or visible_device())
     require_device(checked.device)
     return checked
@@ -155,7 +176,7 @@ def _dry_run(options: argparse.Namespace) -> int:
     return 0 if found.ready else NOT_READY
 
 
-def _run(plan: Plan, baselines: Path | None, require_baseline: bool) -> Session:
+def _run(plan: Plan, options: argparse.Namespace) -> Session:
     """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal."""
     from tqdm import tqdm
 
@@ -172,7 +193,13 @@ def _run(plan: Plan, baselines: Path | None, require_baseline: bool) -> Session:
             bar.set_description(recipe)
             bar.update(drawn > 0)
 
-        session = Session(plan, baselines=baselines, require_baseline=require_baseline, progress=progress)
+        session = Session(
+            plan,
+            baselines=options.baselines,
+            require_baseline=options.require_baseline,
+            any_allocator=options.any_allocator,
+            progress=progress,
+        )
         for recipe in plan.recipes:
             try:
                 session.outcome(recipe)

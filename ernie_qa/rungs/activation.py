@@ -30,7 +30,7 @@ from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
-    from ernie_qa.pipeline import Drawn
+    from ernie_qa.drawing import Drawn
     from ernie_qa.quantizers import Watching
     from ernie_qa.recipe import Recipe
     from ernie_qa.record import Record
@@ -117,7 +117,8 @@ def judge(evidence: Evidence) -> Iterator[Check]:
             yield _flag(component, figures)
             yield _layers(component, states)
             yield _weights(component, states)
-            yield _kernels(component, states, ungrouped(Calls, figures["calls"]), recipe)
+            calls = ungrouped(Calls, figures["calls"])
+            yield _kernels(component, states, calls, recipe, evidence.record.suite.name)
 
 
 def _all_levels(component: str, status: Status, message: str) -> Iterator[Check]:
@@ -179,13 +180,15 @@ def _weights(component: str, states: Sequence[LayerState]) -> Check:
     )
 
 
-def _kernels(component: str, states: Sequence[LayerState], calls: Sequence[Calls], recipe: Recipe) -> Check:
+def _kernels(
+    component: str, states: Sequence[LayerState], calls: Sequence[Calls], recipe: Recipe, suite: str
+) -> Check:
     counted = {one.name: one for one in calls}
     quantized = [state for state in states if state.quantized]
     faults, unexercised, excused = [], [], Counter[str]()
     for state in quantized:
         ran = counted.get(state.name)
-        allowed = _allowed(recipe, f"{component}.{state.name}")
+        allowed = _allowed(recipe, f"{component}.{state.name}", suite)
         if ran is None or not ran.total:
             if "idle" in allowed:
                 excused["idle layers"] += 1
@@ -251,9 +254,13 @@ def _reasons(ran: Calls, allowed: frozenset[str]) -> str:
     return f"of {ran.total} calls {counts}" if refused else ""
 
 
-def _allowed(recipe: Recipe, place: str) -> frozenset[str]:
-    """The reasons that `recipe` accepts for the layer at `place`, `component.layer.name`."""
-    reasons = {allowance.when for allowance in recipe.allowances if fnmatchcase(place, allowance.layers)}
+def _allowed(recipe: Recipe, place: str, suite: str) -> frozenset[str]:
+    """The reasons that `recipe` accepts for the layer at `place`, `component.layer.name`, in that suite."""
+    reasons = {
+        allowance.when
+        for allowance in recipe.allowances
+        if fnmatchcase(place, allowance.layers) and suite in (allowance.suites or (suite,))
+    }
     # one token is few rows
     return frozenset(reasons | ({"decoding"} if "few_rows" in reasons else set()))
 

@@ -1,66 +1,293 @@
-"""Rung 6: what does it cost? Times and memory are recorded, and not judged yet."""
+"""Rung 6: what does it cost? Time, stage by stage, and memory: on a GPU against budgets, against BF16 of the
+same session, and against what was accepted. docs/cost.md has the definitions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import Tracked
+from ernie_qa.fingerprint import differences, same_build_and_machine
+from ernie_qa.nvml import disqualified, watching
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
-    from ernie_qa.pipeline import Drawn
+    from ernie_qa.drawing import Drawn
+    from ernie_qa.recipe import Limit
     from ernie_qa.record import Record
     from ernie_qa.rungs import Arm, Evidence, Figures
 
 NAME = "cost"
 ORDER = 6
-LIMITS: Mapping[str, str] = {}
 RUNS = 3
 """How many accepted runs it takes to know how noisy a figure of this rung is."""
 PEAK_SHARE = 0.01
-"""What the peak may grow by beyond the range of those runs; on an H100 they agreed to the byte."""
+"""What a peak may grow by beyond the range of those runs; on an H100 they agreed to the byte."""
+LATENCY_SHARE = 0.08
+"""The same for seconds: two GPUs of one model differ by some percent (docs/cost.md)."""
+RATIO_SHARE = 0.04
+"""The same for the ratio to BF16 on the same GPU, in which such differences cancel."""
+SHORTEST = 0.5
+"""Seconds a picture below which the host sets the pace: on the miniature they scattered by half from run to
+run (docs/cost.md), so nothing is accepted of them."""
+
+RESIDENT, OFFLOADED = "resident", "model_offload"
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """One figure that a recipe may limit: what it is, and whether it is of time or of memory."""
+
+    title: str
+    unit: str
+    timed: bool
+    ratio: bool = False
+
+
+_MEASURES = {
+    "latency": _Measure("steady latency a picture", "s", timed=True),
+    "latency_ratio": _Measure("steady latency against BF16", "", timed=True, ratio=True),
+    "first_image_cold": _Measure("first picture, kernels to compile", "s", timed=True),
+    "first_image_warm": _Measure("first picture, kernels kept", "s", timed=True),
+    "load": _Measure("loading", "s", timed=True),
+    "peak_allocated": _Measure("peak allocated while drawing", "B", timed=False),
+    "peak_ratio": _Measure("peak allocated against BF16", "", timed=False, ratio=True),
+    "load_peak_allocated": _Measure("peak allocated while loading", "B", timed=False),
+}
+LIMITS: Mapping[str, str] = {f"{NAME}.{name}": "max" for name in _MEASURES}
 
 
 def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
-    """Figures: `load_seconds` (None for a pipeline from elsewhere), `seconds` and `peak_bytes` by case in the
-    order drawn, see `ernie_qa.meter.peaks`; the first picture begins in a clean memory window."""
-    from ernie_qa.meter import open_window
+    """Figures:
+
+    residency   "resident", or "model_offload" where components wait in main memory
+    load        `seconds` and `peak` of loading; None for a pipeline from elsewhere
+    pictures    by case, in the order drawn: `seconds`, `stages` (seconds by component), `peak`, and `enhanced`
+                (prompt, tokens, seconds) where the prompt enhancer wrote; peaks are `ernie_qa.meter.peaks`
+    compiled    how many kernels were compiled in the first picture; None on a CPU
+    clocks      what `ernie_qa.nvml` saw while the suite was drawn
+    physical    bytes of memory that the GPU has; None on a CPU
+    ratios      on a GPU the steady `latency_ratio` and `peak_ratio` to the reference, or `why` there are none
+
+    The first picture begins in a clean memory window; between two pictures nothing is emptied.
+    """
+    from ernie_qa.meter import open_window, physical
     from ernie_qa.pipeline import provenance
 
     pipe: Any = arm.pipe
-    open_window(pipe._execution_device)
-    drawn = yield
+    place = pipe._execution_device
     origin = provenance(arm.pipe)
-    return {
-        "load_seconds": origin.load_seconds if origin else None,
-        "seconds": {one.picture.case: one.seconds for one in drawn},
-        "peak_bytes": {one.picture.case: one.peak for one in drawn},
+    open_window(place)
+    with watching(place) as watch:
+        drawn = yield
+    figures = {
+        "residency": OFFLOADED if origin and origin.offloaded else RESIDENT,
+        "load": {"seconds": origin.load_seconds, "peak": dict(origin.load_peak)} if origin else None,
+        "pictures": {one.case: _picture(one) for one in drawn},
+        "compiled": drawn[0].compiled if drawn else None,
+        "clocks": watch.summary(),
+        "physical": physical(place),
     }
+    return figures | {"ratios": _ratios(figures, arm.reference) if place.type == "cuda" else None}
+
+
+def _picture(drawn: Drawn) -> dict[str, Any]:
+    figures = {"seconds": drawn.seconds, "stages": dict(drawn.stages), "peak": dict(drawn.peak)}
+    return figures | ({"enhanced": asdict(drawn.enhanced)} if drawn.enhanced else {})
+
+
+def written(record: Record) -> dict[str, str]:
+    """Case -> the prompt that the prompt enhancer wrote; empty where the suite does without it."""
+    pictures = record.figures.get(NAME, {}).get("pictures", {})
+    return {case: one["enhanced"]["prompt"] for case, one in pictures.items() if "enhanced" in one}
+
+
+def took(record: Record) -> tuple[float | None, int | None]:
+    """Seconds of loading and drawing, and the peak bytes while drawing, allocated on a GPU and resident on a
+    CPU; None where nobody measured."""
+    figures = record.figures.get(NAME, {})
+    pictures = figures.get("pictures", {}).values()
+    load = figures.get("load")
+    seconds = [one["seconds"] + one.get("enhanced", {}).get("seconds", 0.0) for one in pictures]
+    peaks = [one["peak"].get("allocated") or one["peak"].get("resident") for one in pictures]
+    total = sum(seconds) + (load["seconds"] if load else 0.0)
+    return (total or None) if seconds else None, max((peak for peak in peaks if peak), default=None)
 
 
 def judge(evidence: Evidence) -> Iterator[Check]:
-    """One check that says what was recorded and never decides."""
-    figures = evidence.record.figures.get(NAME)
-    if figures is None or not figures["seconds"]:
+    """On a GPU a check a limit, and what was measured without one; on a CPU what was recorded."""
+    record = evidence.record
+    figures = record.figures.get(NAME, {})
+    if not figures.get("pictures"):
+        message = "the record holds no figures of this rung: observe the recipe again"
+        status = Status.NOT_COMPARABLE if _limits(evidence) else Status.NOT_APPLICABLE
+        yield Check(f"{NAME}.latency", NAME, status, message, required=bool(_limits(evidence)))
         return
-    seconds = list(figures["seconds"].values())
-    typical = median(seconds)
-    message = f"{typical:.2f} s a picture (median), the first took {seconds[0]:.2f} s; recorded, not judged"
-    yield Check(f"{NAME}.latency", NAME, Status.NOT_APPLICABLE, message, False, measured=typical, unit="s")
+    if record.fingerprint.gpu is None:
+        typical = median(one["seconds"] for one in figures["pictures"].values())
+        message = f"{typical:.2f} s a picture (median); on a CPU recorded, not judged"
+        yield Check(
+            f"{NAME}.latency", NAME, Status.NOT_APPLICABLE, message, False, measured=typical, unit="s"
+        )
+        return
+    found, limits = measured(record), _limits(evidence)
+    for name, what in _MEASURES.items():
+        limit = limits.get(f"{NAME}.{name}")
+        if name in found or (limit and not name.startswith("first_image")):
+            yield _check(name, what, found.get(name), limit, evidence)
+    for case, one in figures["pictures"].items():
+        if "enhanced" in one:
+            yield _enhanced(case, one["enhanced"])
+
+
+def _limits(evidence: Evidence) -> dict[str, Limit]:
+    """The limits of this rung; absolute ones stand in the budgets of a GPU model."""
+    return {name: limit for name, limit in evidence.limits.items() if name in LIMITS}
+
+
+def measured(record: Record) -> dict[str, float]:
+    """What of `_MEASURES` a record from a GPU tells."""
+    figures = record.figures[NAME]
+    first, *others = figures["pictures"].values()
+    found: dict[str, float] = {}
+    steady = [one["seconds"] for one in others]
+    peaks = [one["peak"]["allocated"] for one in others if one["peak"].get("allocated")]
+    if steady:
+        found["latency"] = median(steady)
+    if peaks:
+        # kernels are tuned in the first picture, which takes memory of its own
+        found["peak_allocated"] = float(median(peaks))
+    kept = not figures["compiled"]
+    found["first_image_warm" if kept else "first_image_cold"] = first["seconds"]
+    if load := figures["load"]:
+        found["load"] = load["seconds"]
+        if peak := load["peak"].get("allocated"):
+            found["load_peak_allocated"] = float(peak)
+    return found | {name: ratio for name, ratio in figures["ratios"].items() if name != "why"}
+
+
+def _ratios(figures: Figures, reference: Record | None) -> dict[str, Any]:
+    """Steady latency and peak against BF16's, picture by picture, the median of them."""
+    if reference is None:
+        return {"why": "there is no reference: observe with the bf16 record of this session"}
+    theirs = reference.figures.get(NAME, {})
+    if not theirs.get("pictures"):
+        return {"why": "the reference holds no figures of this rung: observe bf16 again"}
+    if figures["residency"] != theirs["residency"]:
+        return {
+            "why": f"this arm is {figures['residency']} and BF16 {theirs['residency']}: run both in one way"
+        }
+    if disturbed := disqualified(theirs["clocks"]):
+        return {"why": f"while BF16 was drawn, {disturbed}"}
+    ours, others = (list(one["pictures"].items())[1:] for one in (figures, theirs))
+    pairs = [(one, dict(others)[case]) for case, one in ours if case in dict(others)]
+    if not pairs:
+        return {"why": "a suite of one picture has no steady ones"}
+    return {
+        "latency_ratio": median(one["seconds"] / other["seconds"] for one, other in pairs),
+        "peak_ratio": median(one["peak"]["allocated"] / other["peak"]["allocated"] for one, other in pairs),
+    }
+
+
+def _check(name: str, what: _Measure, value: float | None, limit: Limit | None, evidence: Evidence) -> Check:
+    said = f"{what.title} {_said(value, what.unit)}" if value is not None else what.title
+    if name == "latency" and value is not None:
+        said += _shares(evidence.record)
+    bound = limit.max if limit else None
+    if limit is None or bound is None:
+        message = f"{said}; no limit for this GPU"
+        return _named(name, Status.NOT_APPLICABLE, message, False, measured=value, unit=what.unit)
+    provisional = ", provisional" if limit.provisional else ""
+    said += f", at most {_said(bound, what.unit)} ({limit.source}{provisional})"
+    if why := _disturbed(evidence, what, value):
+        status, said = Status.NOT_COMPARABLE, f"{said}: {why}"
+    elif value is not None and value <= bound:
+        status = Status.PASS
+    else:
+        status, said = Status.FAIL, f"{said}: compare its stages and clocks with an earlier record's"
+    return _named(name, status, said, True, measured=value, limit=bound, unit=what.unit)
+
+
+def _disturbed(evidence: Evidence, what: _Measure, value: float | None) -> str | None:
+    """Why a figure must not be judged; None where it may."""
+    record, reference = evidence.record, evidence.reference
+    figures = record.figures[NAME]
+    if value is None:
+        why = figures["ratios"].get("why") if what.ratio else None
+        return why or "it was not measured: a suite of one picture has no steady ones"
+    if what.ratio and reference and not same_build_and_machine(record.fingerprint, reference.fingerprint):
+        differing = "; ".join(differences(record.fingerprint, reference.fingerprint)[:3])
+        return f"the reference is of another build or machine ({differing}): observe bf16 again here"
+    if what.timed and (why := disqualified(figures["clocks"])):
+        return why
+    peaks = [one["peak"].get("reserved") or 0 for one in figures["pictures"].values()]
+    if figures["physical"] and max(peaks) > figures["physical"]:
+        return "more was reserved than the GPU has: the driver spilled into main memory"
+    return None
+
+
+def _shares(record: Record) -> str:
+    """The range of the steady pictures, and each stage's share of their time."""
+    others = list(record.figures[NAME]["pictures"].values())[1:]
+    seconds = [one["seconds"] for one in others]
+    total = sum(seconds)
+    stages = {stage: sum(one["stages"].get(stage, 0.0) for one in others) for stage in others[0]["stages"]}
+    shares = ", ".join(f"{stage} {spent / total:.0%}" for stage, spent in stages.items() if stage != "pe")
+    return f" (median; mean {total / len(seconds):.3g}, {min(seconds):.3g} to {max(seconds):.3g}; {shares})"
+
+
+def _enhanced(case: str, enhanced: Mapping[str, Any]) -> Check:
+    tokens, seconds = enhanced["tokens"], enhanced["seconds"]
+    rate = f"{tokens / seconds:.1f} tokens a second" if seconds else "no time"
+    message = f"{case}: the prompt enhancer wrote {tokens} tokens in {seconds:.2f} s ({rate}), counted apart"
+    return Check(
+        f"{NAME}.enhancing",
+        NAME,
+        Status.NOT_APPLICABLE,
+        message,
+        False,
+        case=case,
+        measured=seconds,
+        unit="s",
+    )
+
+
+def _named(name: str, status: Status, message: str, required: bool, **figures: Any) -> Check:
+    return Check(f"{NAME}.{name}", NAME, status, message, required, **figures)
+
+
+def _said(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{value / 2**20:,.0f} MiB"
+    return f"{value:.3g} {unit}".rstrip()
 
 
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
-    """On a GPU: the median peak allocated over all but the first picture, judged once three runs know it.
+    """On a GPU: medians over all but the first picture, judged once three runs know their noise.
 
-    The median, since kernels are tuned in the first picture of a size, which takes memory of its own.
+    Seconds of a disturbed run, and of a model so small that the host sets the pace, are not held on to.
     """
-    figures = record.figures.get(NAME)
-    if figures is None or record.fingerprint.gpu is None:
+    figures = record.figures.get(NAME, {})
+    if not figures.get("pictures") or record.fingerprint.gpu is None:
         return
-    steady = [float(peak["allocated"]) for peak in figures["peak_bytes"].values()][1:]
-    if steady:
-        peak = median(steady)
-        yield Tracked(f"{NAME}.peak_allocated", peak, "lower", "B", ideal=0.0, share=PEAK_SHARE, runs=RUNS)
+    found = measured(record)
+    # offloaded figures are others: their definition says so
+    residency = "" if figures["residency"] == RESIDENT else figures["residency"]
+    for name in ("peak_allocated", "load_peak_allocated"):
+        if name in found:
+            yield _tracked(name, found[name], PEAK_SHARE, residency)
+    if found.get("latency", 0.0) >= SHORTEST and not disqualified(figures["clocks"]):
+        yield _tracked("latency", found["latency"], LATENCY_SHARE, residency)
+        if "latency_ratio" in found:
+            yield _tracked("latency_ratio", found["latency_ratio"], RATIO_SHARE, residency)
+
+
+def _tracked(name: str, value: float, share: float, definition: str) -> Tracked:
+    unit = _MEASURES[name].unit
+    return Tracked(
+        f"{NAME}.{name}", value, "lower", unit, ideal=0.0, share=share, runs=RUNS, definition=definition
+    )

@@ -16,11 +16,12 @@ from ernie_qa.baseline.pictures import pictures_hash
 from ernie_qa.fidelity.metrics import Metric, metrics
 from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.recipe import REFERENCE
+from ernie_qa.record import pixels_hash
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
-    from ernie_qa.pipeline import Drawn
+    from ernie_qa.drawing import Drawn
     from ernie_qa.recipe import Limit
     from ernie_qa.record import Picture, Record
     from ernie_qa.rungs import Arm, Evidence, Figures
@@ -58,7 +59,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     mean, max or min, worst_case), `reference` (its record's hash) or None and `why`, and `drift`: the same
     metrics against the pictures that were accepted, with their hash, None without any.
     """
-    drawn = {one.picture.case: one for one in (yield)}
+    drawn = {one.case: one for one in (yield)}
     cases = {case.id: _case(case, drawn.get(case.id)) for case in arm.suite.cases}
     why = _unlike(arm)
     pipe: Any = arm.pipe
@@ -89,12 +90,12 @@ def _case(case: Case, drawn: Drawn | None) -> dict[str, Any]:
 
     if drawn is None:
         return {"sha256": None, "width": None, "height": None, "defects": ["was not drawn"], "scores": {}}
-    pixels = drawn.picture.pixels()
+    pixels = drawn.pixels
     found = (nonfinite_values(drawn.nonfinite), constant(pixels), wrong_size(pixels, case.width, case.height))
     return {
-        "sha256": drawn.picture.sha256,
-        "width": drawn.picture.width,
-        "height": drawn.picture.height,
+        "sha256": pixels_hash(pixels),
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
         "defects": [defect for defect in found if defect],
         "scores": {},
     }
@@ -118,11 +119,9 @@ def _scores(
 ) -> dict[str, dict[str, float]]:
     """Case -> metric -> score against `pictures`, for the cases that both drew in one size."""
     pairs = {
-        picture.case: (picture.pixels(), drawn[picture.case].picture.pixels())
+        picture.case: (picture.pixels(), drawn[picture.case].pixels)
         for picture in pictures
-        if picture.case in drawn
-        and (picture.width, picture.height)
-        == (drawn[picture.case].picture.width, drawn[picture.case].picture.height)
+        if picture.case in drawn and (picture.height, picture.width, 3) == drawn[picture.case].pixels.shape
     }
     ours, theirs = [pair[1] for pair in pairs.values()], [pair[0] for pair in pairs.values()]
     columns = {metric.NAME: metric.score(theirs, ours, device) for metric in metrics()}
@@ -176,7 +175,7 @@ def _checks(evidence: Evidence) -> Iterator[Check]:
     for case, figure in figures["cases"].items():
         yield _defects_check(case, figure)
     gate = evidence.gate
-    limits = {name: limit for name, limit in sorted(gate.limits.items()) if name in LIMITS} if gate else {}
+    limits = {name: limit for name, limit in sorted(evidence.limits.items()) if name in LIMITS}
     deciding = [name for name in limits if gate and name not in gate.informational]
     incomparable = _incomparable(evidence, figures)
     status = Status.NOT_COMPARABLE

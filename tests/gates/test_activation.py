@@ -1,6 +1,6 @@
 """Rung 2: does it really run quantized?"""
 
-from ernie_qa.pytest_plugin import Gate
+from ernie_qa.pytest_gates import Gate
 
 
 def test_activation(ernie_gate: Gate) -> None:

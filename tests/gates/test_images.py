@@ -1,6 +1,6 @@
 """Rung 4: do the pictures still match?"""
 
-from ernie_qa.pytest_plugin import Gate
+from ernie_qa.pytest_gates import Gate
 
 
 def test_suite(ernie_gate: Gate) -> None:

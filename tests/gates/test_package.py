@@ -1,6 +1,6 @@
 """Rung 1: is the artifact what the recipe says?"""
 
-from ernie_qa.pytest_plugin import Gate
+from ernie_qa.pytest_gates import Gate
 
 
 def test_package(ernie_gate: Gate) -> None:

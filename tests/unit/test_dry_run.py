@@ -13,9 +13,9 @@ import pytest
 from ernie_qa import execute, meter
 from ernie_qa.cli import main
 from ernie_qa.errors import UnavailableError
-from ernie_qa.execute import plan
 from ernie_qa.models.find import to_fetch
 from ernie_qa.models.weights import bf16_bytes
+from ernie_qa.plan import plan
 from tests.unit.test_forecast import COMMIT, ELSEWHERE, baselines, ran
 
 # the command

@@ -8,9 +8,10 @@ import pytest
 from ernie_qa import execute
 from ernie_qa.cli import main
 from ernie_qa.errors import ErnieQAError, UnavailableError
-from ernie_qa.execute import REFERENCE, Session, plan
+from ernie_qa.execute import Session
 from ernie_qa.meter import require_device
-from ernie_qa.recipe import Recipe, recipe_names
+from ernie_qa.plan import plan
+from ernie_qa.recipe import REFERENCE, Recipe, recipe_names
 from ernie_qa.verdict import Status
 
 
@@ -21,9 +22,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     alive: list[weakref.ref[Any]] = []
     load = execute.load_pipeline
 
-    def watched(model: Any, recipe: Recipe, device: str) -> Any:
+    def watched(model: Any, recipe: Recipe, device: str, **options: Any) -> Any:
         assert not [pipe for pipe in alive if pipe() is not None]
-        pipe = load(model, recipe, device)
+        pipe = load(model, recipe, device, **options)
         names.append(recipe.name)
         alive.extend(map(weakref.ref, (pipe.transformer, pipe.text_encoder)))
         return pipe
@@ -60,7 +61,7 @@ def test_an_arm_that_broke_off_is_not_tried_again(
 ) -> None:
     session = Session(plan(tiny_model, [REFERENCE], small_suite))
 
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(execute, "load_pipeline", broken)
@@ -88,8 +89,8 @@ def test_an_arm_that_broke_off_leaves_the_others_and_no_pass(
 ) -> None:
     load, pipelines = execute.load_pipeline, []
 
-    def broken(model: Any, recipe: Recipe, device: str) -> Any:
-        pipe = load(model, recipe, device)
+    def broken(model: Any, recipe: Recipe, device: str, **options: Any) -> Any:
+        pipe = load(model, recipe, device, **options)
         pipelines.append(weakref.ref(pipe.transformer))
         if recipe.name == "second":
             raise UnavailableError("not enough GPU memory")

@@ -18,7 +18,6 @@ from ernie_qa.baseline.accepted import Accepted, Run
 from ernie_qa.baseline.pictures import Pictures
 from ernie_qa.baseline.store import Baseline, find_baseline, place_of, promote
 from ernie_qa.errors import BaselineError, ModelError, UnavailableError
-from ernie_qa.execute import Plan, plan
 from ernie_qa.fidelity import lpips_weights
 from ernie_qa.fingerprint import Fingerprint, take_fingerprint
 from ernie_qa.forecast import (
@@ -35,6 +34,7 @@ from ernie_qa.forecast import (
 from ernie_qa.models.find import find_model
 from ernie_qa.models.hub import Download
 from ernie_qa.models.weights import bf16_bytes
+from ernie_qa.plan import Plan, plan
 from ernie_qa.recipe import find_recipe
 from ernie_qa.record import Identity, Picture
 from ernie_qa.report.forecast import document, forecast_lines

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from ernie_qa.drawing import Drawn
 from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.models.find import Model
-from ernie_qa.pipeline import Drawn
 from ernie_qa.recipe import Gate, Limit, Recipe, find_recipe
 from ernie_qa.record import Identity, ModelIdentity, Picture, Record
 from ernie_qa.rungs import Arm, Evidence, images, rungs
@@ -53,9 +53,7 @@ def observe(
     """What the real observe does around this rung."""
     model = Model(Path("model"), ModelIdentity("toy", None, weights, "0" * 64), (), None)
     found = find_recipe(recipe)
-    drawn = tuple(
-        Drawn(Picture.from_pixels(case, pixels), nonfinite, 0.1, {}) for case, pixels in pictures.items()
-    )
+    drawn = tuple(Drawn(case, pixels, nonfinite, 0.1, {}, {}) for case, pixels in pictures.items())
     measuring = images.measure(Arm(SimpleNamespace(device="cpu"), model, found, SUITE, reference))
     next(measuring)
     with pytest.raises(StopIteration) as stop:
@@ -68,7 +66,7 @@ def observe(
         suite=Identity(SUITE.name, SUITE.hash),
         fingerprint=FINGERPRINT,
         figures={"images": stop.value.value},
-        pictures=tuple(one.picture for one in drawn),
+        pictures=tuple(Picture.from_pixels(one.case, one.pixels) for one in drawn),
         reference=reference.hash if reference else None,
     )
 

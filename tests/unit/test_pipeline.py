@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ernie_qa.drawing import draw, latents
 from ernie_qa.errors import ErnieQAError, InputError, ModelError, UnavailableError
 from ernie_qa.observe import observe
-from ernie_qa.pipeline import draw, latents, load_pipeline, provenance
+from ernie_qa.pipeline import load_pipeline, provenance
 from ernie_qa.suite import find_suite
 
 
@@ -83,5 +84,5 @@ def test_a_pipeline_from_elsewhere_has_to_be_named(tiny_model: Path, small_suite
     with pytest.raises(ModelError, match="pass model="):
         observe(pipe, "bf16", small_suite)
     record = observe(pipe, "bf16", small_suite, model=tiny_model)
-    assert record.figures["cost"]["load_seconds"] is None
+    assert record.figures["cost"]["load"] is None
     assert list(record.figures) == ["package", "activation", "images", "cost"]

@@ -3,7 +3,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from ernie_qa.execute import plan
+from ernie_qa.plan import plan
 from ernie_qa.pytest_plugin import OPTIONS
 
 ROOT = Path(__file__).parents[2]

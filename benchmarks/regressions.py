@@ -1,0 +1,112 @@
+"""Does the latency gate catch a slow transformer, the memory gate a fat one, and both stay quiet otherwise?
+
+    python benchmarks/regressions.py replica --baselines baselines --recipe sdnq-uint4-static --reruns 10
+
+Loads the recipe once, observes the suite again and again, and judges each record against what was accepted for
+this GPU: first unchanged, then with a transformer that is 10 % slower, then with 3 % more memory at the peak.
+BF16 is observed in the same process, as the reference. Exits 1 where a verdict is not the expected one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ernie_qa import compile_cache
+from ernie_qa.baseline.store import find_baseline
+from ernie_qa.execute import hushed
+from ernie_qa.fingerprint import machine_of
+from ernie_qa.judge import judge
+from ernie_qa.models.find import find_model
+from ernie_qa.observe import observe
+from ernie_qa.pipeline import load_pipeline
+from ernie_qa.recipe import REFERENCE, find_recipe
+from ernie_qa.record import Record
+from ernie_qa.rungs import cost
+from ernie_qa.suite import find_suite
+from ernie_qa.verdict import Status
+
+FIGURES = ("latency", "latency_ratio", "peak_allocated")
+
+
+@contextmanager
+def slower(pipe: Any, record: Record, share: float) -> Iterator[None]:
+    """A GPU that is busy with nothing for `share` of what a forward of the transformer took in `record`."""
+    pictures = list(record.figures[cost.NAME]["pictures"].values())[1:]
+    steps = find_suite(record.suite.name).steps
+    forward = sum(one["stages"]["transformer"] for one in pictures) / len(pictures) / steps
+    # cycles of the SM clock, measured: _sleep counts them
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    torch.cuda._sleep(10**9)
+    end.record()
+    torch.cuda.synchronize()
+    cycles = int(10**9 * forward * share / (start.elapsed_time(end) / 1000))
+    hook = pipe.transformer.register_forward_hook(lambda *_: torch.cuda._sleep(cycles))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def fatter(pipe: Any, record: Record, share: float) -> Iterator[None]:
+    """A tensor of `share` of the peak in `record`, held while a picture is drawn."""
+    size = int(cost.measured(record)["peak_allocated"] * share)
+    held = torch.empty(size, dtype=torch.uint8, device=pipe._execution_device)
+    try:
+        yield
+    finally:
+        del held
+
+
+def main() -> None:
+    """Observe, judge, and print a line a record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("model")
+    parser.add_argument("--baselines", type=Path, default=Path("baselines"))
+    parser.add_argument("--recipe", default="sdnq-uint4-static")
+    parser.add_argument("--suite", default="turbo10")
+    parser.add_argument("--reruns", type=int, default=10)
+    options = parser.parse_args()
+    compile_cache.keep("cuda")
+    model, recipe = find_model(options.model), find_recipe(options.recipe)
+    baseline = find_baseline(options.baselines, model.name, machine_of("cuda"))
+    with hushed():
+        pipe: Any = load_pipeline(model, REFERENCE, "cuda")
+        reference = observe(pipe, REFERENCE, options.suite)
+        del pipe
+        gc.collect()
+        torch.cuda.empty_cache()
+        pipe = load_pipeline(model, recipe, "cuda")
+    runs: list[tuple[str, Any, str]] = [("unchanged", None, "")] * options.reruns
+    runs += [("transformer 10 % slower", slower, "latency"), ("3 % more memory", fatter, "peak_allocated")]
+    wrong, last = 0, reference
+    shares = {slower: 0.10, fatter: 0.03}
+    for title, fault, expected in runs:
+        with hushed(), fault(pipe, last, shares[fault]) if fault else nullcontext():
+            record = observe(pipe, recipe, options.suite, reference=reference)
+        verdict = judge(record, reference, recipe, baseline, require_baseline=True)
+        failed = {check.name for check in verdict.of(Status.FAIL)}
+        found = cost.measured(record)
+        told = "  ".join(f"{name} {found[name]:.6g}" for name in FIGURES)
+        right = any(name.startswith(f"baseline.cost.{expected}") for name in failed) if fault else not failed
+        right = right and (bool(fault) or verdict.status is Status.PASS)
+        wrong += not right
+        print(f"{title:24} {told}  {verdict.status} {' '.join(sorted(failed))}", flush=True)
+        last = record if not fault else last
+    print(f"{len(runs) - wrong} of {len(runs)} verdicts as expected")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

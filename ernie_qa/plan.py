@@ -1,0 +1,113 @@
+"""What will run: a model, a suite, recipes and where, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ernie_qa.errors import InputError
+from ernie_qa.frozen import Frozen
+from ernie_qa.models.find import find_model, vae_scale_factor
+from ernie_qa.quantizers import checked_options
+from ernie_qa.recipe import REFERENCE, find_recipe, recipe_names
+from ernie_qa.rungs import check_limits
+from ernie_qa.suite import check_sizes, find_suite
+from ernie_qa.toml_input import did_you_mean
+
+if TYPE_CHECKING:
+    from ernie_qa.models.find import Model
+    from ernie_qa.recipe import Recipe
+    from ernie_qa.suite import Suite
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will run: checked, with nothing loaded yet.
+
+    `artifacts` are the directories that hold a recipe's components quantized already; the components of an
+    `offloaded` recipe wait in main memory. Both by the recipe's name.
+    """
+
+    model: Model
+    suite: Suite
+    recipes: tuple[Recipe, ...]
+    device: str
+    artifacts: Mapping[str, Model] = field(default_factory=lambda: Frozen({}))
+    offloaded: frozenset[str] = frozenset()
+
+    @property
+    def pictures(self) -> int:
+        """How many will be drawn, the reference's among them."""
+        return len(self.suite.cases) * len({REFERENCE, *(recipe.name for recipe in self.recipes)})
+
+
+def plan(
+    model: Model | str | Path = "mini",
+    recipes: Iterable[Recipe | str | Path] = (),
+    suite: Suite | str | Path | None = None,
+    device: str = "cpu",
+    *,
+    artifacts: Iterable[str] = (),
+    offload: Iterable[str] = (),
+) -> Plan:
+    """Resolve and check everything that can be wrong before anything is loaded; imports no torch.
+
+    Without `recipes`, all that the package ships; without `suite`, the one that the model's manifest names.
+    `artifacts` are `RECIPE=MODEL`, `offload` names of recipes; BF16's may be among the latter. InputError where
+    something is wrong.
+    """
+    found = find_model(model)
+    wanted = suite or found.suite
+    if wanted is None:
+        raise InputError(f"{found.path}: no ernie_qa.json here names a suite for this model; say which one")
+    cases = find_suite(wanted)
+    check_sizes(cases, vae_scale_factor(found), found.name)
+    chosen = tuple(find_recipe(recipe) for recipe in recipes or recipe_names())
+    names = [recipe.name for recipe in chosen]
+    for recipe in chosen:
+        checked_options(recipe)
+        check_limits(recipe)
+        if names.count(recipe.name) > 1:
+            raise InputError(f"{recipe.path}: two recipes of this run have this name; rename one")
+        if recipe.name == REFERENCE and recipe.components:
+            raise InputError(f"{recipe.path}: {REFERENCE} is the reference's name; rename this recipe")
+    return Plan(
+        found,
+        cases,
+        chosen,
+        device,
+        Frozen(_artifacts(artifacts, chosen)),
+        frozenset(_named(name, "--offload", [REFERENCE, *names]) for name in offload),
+    )
+
+
+def _artifacts(given: Iterable[str], recipes: Iterable[Recipe]) -> dict[str, Model]:
+    """Recipe -> the model that holds it quantized, of `RECIPE=MODEL`."""
+    names = [recipe.name for recipe in recipes if recipe.components]
+    found: dict[str, Model] = {}
+    for text in given:
+        recipe, equals, model = text.partition("=")
+        if not equals or not model:
+            raise InputError(f"--artifact {text}: needed is RECIPE=MODEL, a directory or a hub id")
+        name = _named(recipe, "--artifact", names)
+        if name in found:
+            raise InputError(f"--artifact {text}: {name} has an artifact already")
+        found[name] = find_model(model)
+    return found
+
+
+def _named(name: str, option: str, names: Sequence[str]) -> str:
+    if name not in names:
+        raise InputError(
+            f"{option} {name}: no recipe of this run; it has {', '.join(names)}{did_you_mean(name, names)}"
+        )
+    return name
+
+
+def visible_device() -> str:
+    """ "cuda" where torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
