@@ -13,10 +13,11 @@ from ernie_qa.baseline.accepted import Figure, Tracked, figure_of
 from ernie_qa.baseline.bundle import Bundle
 from ernie_qa.baseline.change import Change
 from ernie_qa.baseline.pictures import LARGEST, pictures_hash, pictures_of
+from ernie_qa.baseline.store import find_baseline
 from ernie_qa.errors import BaselineError
 from ernie_qa.judge import judge
 from ernie_qa.recipe import Recipe, Waiver
-from ernie_qa.record import Record
+from ernie_qa.record import ModelIdentity, Record
 from ernie_qa.report.changes import change_lines
 from ernie_qa.verdict import Status
 from tests.accepting import accepted, against, bundle, moved, on_a_gpu, scored, with_figures
@@ -112,6 +113,40 @@ def test_loosening_needs_its_own_flag_and_tightening_none(
     assert not any("memory_bytes" in line for line in lines)
     better = bundle(tmp_path / "better", records)
     assert not accepted(root, better, recipes=recipes).loosened
+
+
+def test_an_artifact_is_accepted_as_such(
+    root: Path, tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    artifact = ModelIdentity("tiny-int8", "f" * 40, "unknown", "1" * 64, pinned=True)
+    stored = {**records, "lenient": replace(records["lenient"], artifact=artifact)}
+    run = bundle(tmp_path / "stored", stored)
+    assert run.records["lenient"].artifact == artifact
+    # figures of what was quantized in memory are not the same figures
+    with pytest.raises(BaselineError, match="these would loosen"):
+        accepted(root, run, recipes=recipes)
+    accepted(root, run, recipes=recipes, loosen=True)
+    baseline = find_baseline(root, "tiny", "cpu")
+    assert baseline is not None
+    assert {name: one.artifact for name, one in baseline.accepted.items()} == {
+        "bf16": None,
+        "lenient": artifact.hash,
+    }
+    assert judge(stored["lenient"], records["bf16"], recipes[0], baseline).status is Status.PASS
+    verdict = judge(records["lenient"], records["bf16"], recipes[0], baseline)
+    (check,) = [check for check in verdict.checks if check.name == "baseline.accepted"]
+    assert check.status is Status.NOT_COMPARABLE
+    assert "is of a model quantized in memory, what was accepted is of the artifact 1111" in check.message
+
+
+def test_runs_of_an_artifact_and_of_none_are_not_taken_together(
+    tmp_path: Path, run: Bundle, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    again = later(records)
+    artifact = ModelIdentity("tiny-int8", None, "unknown", "1" * 64)
+    stored = bundle(tmp_path / "s", {**again, "lenient": replace(again["lenient"], artifact=artifact)})
+    with pytest.raises(BaselineError, match="lenient: runs of different artifacts, or of one and of none"):
+        accepted(tmp_path / "baselines", run, stored, recipes=recipes)
 
 
 def test_several_runs_know_the_noise(

@@ -102,6 +102,23 @@ def test_a_record_comes_back_as_it_was(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["r"]
 
 
+def test_an_artifact_and_a_pinned_commit_come_back(tmp_path):
+    artifact = ModelIdentity("some-org/mini-uint4", "f" * 40, "unknown", "d" * 64, pinned=True)
+    model = ModelIdentity("some-org/mini", "e" * 40, "trained", "a" * 64, pinned=False)
+    record(artifact=artifact, model=model).save(tmp_path / "r")
+    after = load_record(tmp_path / "r")
+    assert (after.artifact, after.artifact.pinned, after.model.pinned) == (artifact, True, False)
+    # asking in another way makes no other model
+    assert after.model == replace(model, pinned=True)
+
+
+def test_what_is_not_known_of_an_artifact_or_a_commit_is_not_written(tmp_path):
+    record().save(tmp_path / "r")
+    stored = json.loads((tmp_path / "r" / "record.json").read_text())
+    assert "artifact" not in stored
+    assert set(stored["model"]) == {"name", "revision", "weights", "hash"}
+
+
 def test_a_record_travels_between_processes():
     before = record()
     assert pickle.loads(pickle.dumps(before)) == before

@@ -126,6 +126,10 @@ def test_nothing_accepted_is_not_applicable_unless_it_is_required(
             "the model tiny (000000000000) is not the one",
         ),
         ({"recipe": Identity("lenient", "0" * 64)}, "the recipe lenient (000000000000) is not the one"),
+        (
+            {"artifact": ModelIdentity("tiny-int8", None, "unknown", "0" * 64)},
+            "the record is of the artifact 000000000000, what was accepted is of a model quantized in memory",
+        ),
     ],
 )
 def test_figures_of_something_else_are_not_comparable(
