@@ -18,7 +18,7 @@ BF16_CAPABILITY = (8, 0)
 INT8_CAPABILITY = (7, 5)
 """The compute capabilities from which on there are tensor cores for BF16, and for int8."""
 
-_OWN_CONTEXT = 2 * GIB
+OWN_CONTEXT = 2 * GIB
 """More than a CUDA context and a few small tensors take."""
 _TIMES = "1 min 2 s on two cores with AVX512-BF16, 5 min 18 s on two with AVX2 only"
 _NO_CAP = {"ATEN_CPU_CAPABILITY": ("",), "DNNL_MAX_CPU_ISA": ("", "ALL", "DEFAULT")}
@@ -94,7 +94,7 @@ def memory(gpu: Gpu) -> Finding:
     room = f"{gpu.free / GIB:.1f} of {gpu.total / GIB:.1f} GiB free"
     told = f"{gpu.name}, driver {gpu.driver or 'unknown'}, {room}"
     # a container does not see others' processes, only the memory that they hold
-    if not gpu.others and gpu.total - gpu.free <= _OWN_CONTEXT:
+    if not gpu.others and gpu.total - gpu.free <= OWN_CONTEXT:
         return Finding("device", State.OK, told)
     told += f", other processes on it: {gpu.others or 'hidden from here'}"
     mend = "End what else runs there, or choose another GPU with CUDA_VISIBLE_DEVICES"
