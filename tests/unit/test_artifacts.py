@@ -24,9 +24,9 @@ from ernie_qa.verdict import Check, Status
 from tests.arms import SUITE, call, judged, observed
 
 QMM, DEQUANT, INT8, NF4 = "sdnq-uint4-static", "sdnq-uint4-dequant", "sdnq-int8", "bnb-nf4"
-UPCAST = """
+EXCEPTING = """
 schema = 1
-summary = "UINT4 in the transformer, but for one kind of layer"
+summary = "UINT4 but for one kind of layer"
 
 [components]
 transformer = "sdnq"
@@ -133,6 +133,18 @@ def test_an_artifact_draws_what_was_quantized_in_memory(
         assert torch.equal(call(first.transformer), call(again.transformer))
 
 
+def test_scales_in_float32_are_rounded_when_a_transformer_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "wide.toml"
+    recipe.write_text(EXCEPTING.replace("dequantize_fp32 = false", "dequantize_fp32 = true"))
+    first = load_pipeline(tiny_model, recipe, "cpu")
+    first.save_pretrained(tmp_path / "artifact")
+    again = load_pipeline(tiny_model, recipe, "cpu", artifact=tmp_path / "artifact")
+    ours, theirs = (pipe.transformer.get_submodule("text_proj").scale for pipe in (first, again))
+    assert torch.equal(ours.bfloat16().float(), theirs)
+    assert not torch.equal(ours, theirs)
+    assert torch.equal(call(first.text_encoder), call(again.text_encoder))
+
+
 def test_the_switch_that_saving_turns_off_is_applied_and_told(tiny_model: Path, tmp_path: Path) -> None:
     from sdnq.loader import apply_sdnq_options_to_model
 
@@ -221,7 +233,7 @@ def test_a_layer_that_the_recipe_excepts_must_not_be_quantized(
     tiny_model: Path, tmp_path: Path, saved: Callable[[str], Path]
 ) -> None:
     recipe = tmp_path / "excepting.toml"
-    recipe.write_text(UPCAST)
+    recipe.write_text(EXCEPTING)
     checks = packaged(tiny_model, recipe, saved(QMM))
     assert failed(checks) == {f"{name}.layers" for name in QUANTIZABLE}
     assert "1 layers are quantized and ought not to be: layers.0.mlp.up_proj (SDNQ skips up_proj)" in (
