@@ -1,12 +1,12 @@
 """What drawing costs without ernie_qa: the same loads and the same pictures in a plain loop.
 
-    time python benchmarks/bare_loop.py replica                    # beside: time pytest -m gpu --ernie-model=replica
+    time python benchmarks/bare_loop.py replica        # beside: time pytest -m gpu --ernie-model=replica
     python benchmarks/bare_loop.py replica --recipe bf16 --recipe bnb-nf4
 
-Loads each recipe's pipeline with diffusers, transformers, sdnq and bitsandbytes themselves, draws every case of
-the suite once, each new size warmed up by one step as ernie_qa does, and prints what each arm took. Kernels are
-compiled into TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR: give both runs the same directories for equally warm
-caches, or this one empty ones for cold caches.
+Loads each recipe's pipeline with diffusers, transformers, sdnq and bitsandbytes themselves, draws every case
+of the suite once, and prints what each arm took. Kernels are compiled into TORCHINDUCTOR_CACHE_DIR and
+TRITON_CACHE_DIR: give both runs the same directories for equally warm caches, or this one empty ones for cold
+caches.
 """
 
 from __future__ import annotations
@@ -40,12 +40,8 @@ def load(model: Path, recipe: str) -> Any:
     parts = {} if recipe == "bf16" else {name: quantized(model, name, recipe) for name in CLASSES}
     pipe = ErnieImagePipeline.from_pretrained(model, dtype=torch.bfloat16, **parts)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda") if recipe == "bf16" else moved(pipe)
-
-
-def moved(pipe: Any) -> Any:
-    """The parts that are not quantized, on the GPU; the others are there already."""
-    pipe.vae.to("cuda")
+    # what is quantized is on the GPU already
+    (pipe if recipe == "bf16" else pipe.vae).to("cuda")
     return pipe
 
 
@@ -76,7 +72,7 @@ def quantized(model: Path, name: str, recipe: str) -> Any:
     return apply_sdnq_options_to_model(part, use_quantized_matmul=qmm).to("cuda")
 
 
-def draw(pipe: Any, case: Case, suite: Suite, steps: int) -> float:
+def draw(pipe: Any, case: Case, suite: Suite) -> float:
     """Seconds of one picture."""
     began = time.perf_counter()
     shape = (1, pipe.transformer.config.in_channels, case.height // 16, case.width // 16)
@@ -85,7 +81,7 @@ def draw(pipe: Any, case: Case, suite: Suite, steps: int) -> float:
         prompt=case.prompt,
         width=case.width,
         height=case.height,
-        num_inference_steps=steps,
+        num_inference_steps=suite.steps,
         guidance_scale=suite.guidance,
         latents=latents.to("cuda", torch.bfloat16),
         use_pe=False,
@@ -102,12 +98,8 @@ def arm(model: Path, recipe: str, suite: Suite) -> str:
     torch.cuda.synchronize()
     loaded = time.perf_counter() - began
     seconds: list[float] = []
-    sizes = {(suite.cases[0].width, suite.cases[0].height)}
     for case in suite.cases:
-        if (case.width, case.height) not in sizes:
-            draw(pipe, case, suite, steps=1)
-            sizes.add((case.width, case.height))
-        seconds.append(draw(pipe, case, suite, suite.steps))
+        seconds.append(draw(pipe, case, suite))
     steady = sorted(seconds[1:])
     median = steady[len(steady) // 2]
     return f"{recipe:20} load {loaded:6.1f} s  first {seconds[0]:6.1f} s  median {median:6.3f} s"

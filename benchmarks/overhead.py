@@ -1,9 +1,9 @@
-"""What observing adds to steady latency: the same picture with ernie_qa's windows and hooks around it, and bare.
+"""What observing adds to steady latency: one picture with ernie_qa's windows and hooks around it, and bare.
 
     python benchmarks/overhead.py replica --recipe sdnq-uint4-static --rounds 20
 
-One pipeline in one process draws both in turn, so that clocks and temperature are the same for both. Printed is
-the ratio of the medians, and the median of the ratios of neighbours.
+One pipeline in one process draws both in turn, so that clocks and temperature are the same for both. Printed
+is the ratio of the medians, and the median of the ratios of neighbours.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def main() -> None:
         plain.append(bare(pipe, case, suite))
     neighbours = median(one / other for one, other in zip(observed, plain, strict=True))
     print(
-        f"{options.recipe}: bare {median(plain):.4f} s, observed {median(observed):.4f} s, "
-        f"ratio {median(observed) / median(plain):.4f}, of neighbours {neighbours:.4f}, {options.rounds} rounds"
+        f"{options.recipe}: bare {median(plain):.4f} s, observed {median(observed):.4f} s, ratio "
+        f"{median(observed) / median(plain):.4f}, of neighbours {neighbours:.4f}, {options.rounds} rounds"
     )
 
 

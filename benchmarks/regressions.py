@@ -1,9 +1,9 @@
 """Does the latency gate catch a slow transformer, the memory gate a fat one, and both stay quiet otherwise?
 
-    python benchmarks/regressions.py replica --baselines baselines --recipe sdnq-uint4-static --reruns 10
+    python benchmarks/regressions.py replica --recipe sdnq-uint4-static --reruns 10
 
-Loads the recipe once, observes the suite again and again, and judges each record against what was accepted for
-this GPU: first unchanged, then with a transformer that is 10 % slower, then with 3 % more memory at the peak.
+Loads the recipe once, observes the suite again and again, and judges each record against what was accepted
+for this GPU: first unchanged, then with a transformer that is 10 % slower, then with 3 % more memory at the peak.
 BF16 is observed in the same process, as the reference. Exits 1 where a verdict is not the expected one.
 """
 

@@ -23,7 +23,7 @@ STAGES = ("pe", "text_encoder", "transformer", "vae")
 
 @dataclass(frozen=True, slots=True)
 class Enhanced:
-    """What the prompt enhancer made of a prompt: the `prompt` it wrote, in how many `tokens` and `seconds`."""
+    """What the prompt enhancer made of a prompt: the one it wrote, in how many `tokens` and `seconds`."""
 
     prompt: str
     tokens: int
@@ -36,9 +36,9 @@ class Drawn:
 
     `nonfinite` counts the values that were NaN or infinite as the VAE decoded them. `seconds` is how long it
     took, the device waited for and the prompt enhancer not counted, and `stages` what of that each component
-    took. `peak` are the bytes of memory at their highest, see `ernie_qa.meter.peaks`. `enhanced` is None where
-    the suite does without the prompt enhancer. `compiled` is how many kernels were compiled meanwhile, None
-    where nobody looked.
+    took. `peak` are the bytes of memory at their highest, see `ernie_qa.meter.peaks`. `enhanced` is None
+    where the suite does without the prompt enhancer. `compiled` is how many kernels were compiled meanwhile,
+    None where nobody looked.
     """
 
     case: str
@@ -76,13 +76,13 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite, *, prompt: str | No
     place = live._execution_device
     watch = Stopwatch(place)
     reset_peaks(place)
-    with _quiet(live), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        with _timed(live, watch):
-            enhanced = _enhance(live, case, watch) if suite.use_pe and live.pe is not None else None
-            words = prompt or (enhanced.prompt if enhanced else "") or case.prompt
-            began = now(place)
-            images, nonfinite = _images(live, case, suite, words, suite.steps)
-            seconds = now(place) - began
+    devices = range(torch.cuda.device_count())
+    with _quiet(live), torch.random.fork_rng(devices=devices), _timed(live, watch):
+        enhanced = _enhance(live, case, watch) if suite.use_pe and live.pe is not None else None
+        words = prompt or (enhanced.prompt if enhanced else "") or case.prompt
+        began = now(place)
+        images, nonfinite = _images(live, case, suite, words, suite.steps)
+        seconds = now(place) - began
     spent = watch.seconds()
     return Drawn(
         case=case.id,

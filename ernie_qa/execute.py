@@ -116,11 +116,11 @@ class Session:
         return (self.outcome(recipe) for recipe in self.plan.recipes)
 
     def prepare(self) -> None:
-        """What every arm needs: the device, a sound allocator, kept kernels, LPIPS's weights, which are fetched
-        if need be, and the baseline.
+        """What every arm needs: the device, a sound allocator, kept kernels, LPIPS's weights, which are
+        fetched if need be, and the baseline.
 
-        UnavailableError where this machine lacks one of the first or the weights, BaselineError where what was
-        accepted is damaged. What was found stands for the whole session.
+        UnavailableError where this machine lacks one of the first or the weights, BaselineError where what
+        was accepted is damaged. What was found stands for the whole session.
         """
         if not self._prepared:
             try:
@@ -156,7 +156,7 @@ class Session:
         return self._outcomes[recipe.name]
 
     def begin(self, recipe: Recipe) -> int:
-        """Load one arm, BF16 drawn before any other; how many pictures are left. ErnieQAError as `outcome`."""
+        """Load one arm, BF16 drawn before any other; how many pictures are left. Errors are `outcome`'s."""
         if recipe.name in self._records:
             return 0
         if self._running and self._running[0] != recipe.name:

@@ -104,8 +104,8 @@ def peaks(device: torch.device) -> dict[str, int | None]:
     """Bytes of memory at their highest since they were last reset.
 
     On a GPU what torch `allocated` and `reserved`, and what the driver counts as used by whoever is on it
-    (`driver`, now: torch keeps what it reserved). On a CPU the whole process's `resident` set since it started,
-    for the system keeps no other.
+    (`driver`, now: torch keeps what it reserved). On a CPU the whole process's `resident` set since it
+    started, for the system keeps no other.
     """
     if device.type == "cuda":
         import torch

@@ -85,12 +85,11 @@ class Observation:
     `finish` or `close`."""
 
     def __init__(self, arm: Arm) -> None:
+        live: Any = arm.pipe
         self._arm = arm
-        self._pipe: Any = arm.pipe
-        self._place = self._pipe._execution_device
+        self._place = live._execution_device
         self._fingerprint = take_fingerprint(str(self._place))
         self._prompts = cost.written(arm.reference) if arm.reference else {}
-        self._warm: set[tuple[int, int]] = set()
         self.drawn: list[Drawn] = []
         self._halves = {rung.NAME: rung.measure(arm) for rung in rungs()}
         try:
@@ -106,21 +105,17 @@ class Observation:
         return self._arm.suite.cases[len(self.drawn) :]
 
     def warm_up(self) -> None:
-        """Get a GPU ready for the next picture if its size is new: how long it takes is then what it always
-        takes. Not before the first one, which shows what getting ready costs."""
-        case = self.left[0]
-        if self.drawn and self._place.type == "cuda" and (case.width, case.height) not in self._warm:
-            warm_up(self._pipe, case, self._arm.suite)
-            self._warm.add((case.width, case.height))
+        """Have kernels compiled and tuned for the next picture where the first one showed that none were
+        kept, so that it takes what it always takes."""
+        if self.drawn and self.drawn[0].compiled:
+            warm_up(self._arm.pipe, self.left[0], self._arm.suite)
 
     def draw(self) -> Drawn:
         """Draw the next case."""
-        case, first = self.left[0], not self.drawn
-        before = compiled_files() if first else 0
-        drawn = draw(self._pipe, case, self._arm.suite, prompt=self._prompts.get(case.id))
-        if first and self._place.type == "cuda":
+        case, before = self.left[0], compiled_files()
+        drawn = draw(self._arm.pipe, case, self._arm.suite, prompt=self._prompts.get(case.id))
+        if self._place.type == "cuda":
             drawn = replace(drawn, compiled=compiled_files() - before)
-        self._warm.add((case.width, case.height))
         self.drawn.append(drawn)
         return drawn
 

@@ -61,11 +61,12 @@ def load_pipeline(
 ) -> ErnieImagePipeline:
     """Load `model` in BF16 with the components that `recipe` names quantized, ready to call on `device`.
 
-    `device` is "cuda" where there is one, else "cpu", unless it is given. With `offload`, on a GPU, components
-    wait in main memory until they are called (diffusers' `enable_model_cpu_offload`). The configuration of the result is
-    what the recipe asks for; that it runs so is for `observe` to find out. `artifact` is a second directory
-    or hub id that holds `model` as the recipe has quantized it: everything is loaded from there, and nothing
-    is quantized. ModelError, RecipeError or UnavailableError where something is wrong or missing.
+    `device` is "cuda" where there is one, else "cpu", unless it is given. With `offload`, on a GPU,
+    components wait in main memory until they are called (diffusers' `enable_model_cpu_offload`). The
+    configuration of the result is what the recipe asks for; that it runs so is for `observe` to find out.
+    `artifact` is a second directory or hub id that holds `model` as the recipe has quantized it: everything
+    is loaded from there, and nothing is quantized. ModelError, RecipeError or UnavailableError where
+    something is wrong or missing.
     """
     import torch
 

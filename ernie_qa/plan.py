@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ernie_qa.errors import InputError
 from ernie_qa.frozen import Frozen
-from ernie_qa.models.find import find_model, vae_scale_factor
+from ernie_qa.models.artifact import check_artifact
+from ernie_qa.models.find import find_model, unpinned, vae_scale_factor
 from ernie_qa.quantizers import checked_options
 from ernie_qa.recipe import REFERENCE, find_recipe, recipe_names
 from ernie_qa.rungs import check_limits
@@ -38,6 +39,12 @@ class Plan:
     offloaded: frozenset[str] = frozenset()
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before relying on a verdict, a line each."""
+        told = (unpinned(model) for model in (self.model, *self.artifacts.values()))
+        return tuple(line for line in told if line)
+
+    @property
     def pictures(self) -> int:
         """How many will be drawn, the reference's among them."""
         return len(self.suite.cases) * len({REFERENCE, *(recipe.name for recipe in self.recipes)})
@@ -55,8 +62,8 @@ def plan(
     """Resolve and check everything that can be wrong before anything is loaded; imports no torch.
 
     Without `recipes`, all that the package ships; without `suite`, the one that the model's manifest names.
-    `artifacts` are `RECIPE=MODEL`, `offload` names of recipes; BF16's may be among the latter. InputError where
-    something is wrong.
+    `artifacts` are `RECIPE=MODEL`, `offload` names of recipes; BF16's may be among the latter. InputError
+    where something is wrong.
     """
     found = find_model(model)
     wanted = suite or found.suite
@@ -73,12 +80,15 @@ def plan(
             raise InputError(f"{recipe.path}: two recipes of this run have this name; rename one")
         if recipe.name == REFERENCE and recipe.components:
             raise InputError(f"{recipe.path}: {REFERENCE} is the reference's name; rename this recipe")
+    stored = _artifacts(artifacts, chosen)
+    for recipe in chosen:
+        check_artifact(found, recipe, stored.get(recipe.name))
     return Plan(
         found,
         cases,
         chosen,
         device,
-        Frozen(_artifacts(artifacts, chosen)),
+        Frozen(stored),
         frozenset(_named(name, "--offload", [REFERENCE, *names]) for name in offload),
     )
 

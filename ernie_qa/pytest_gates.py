@@ -83,7 +83,7 @@ def ernie_draw(ernie_arm: Arm, request: pytest.FixtureRequest) -> Callable[[], N
     """`ernie_draw()`: load this recipe and draw the suite, under pytest-benchmark where that is active.
 
     The first picture shows what getting ready costs and stays out of its statistics; every other one is a
-    round, with the device waited for. Drawings that other gates asked for first are not done again.
+    round, with the device waited for. What other gates had drawn already is not drawn again.
     """
     prepared = _prepared(request, ernie_arm)
 

@@ -259,6 +259,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if run.session.compared:
         terminalreporter.write_line("")
         terminalreporter.write_line(run.session.compared)
+    for warning in plan.warnings:
+        terminalreporter.write_line(warning)
     if run.session.broken:
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
     if run.bundle:

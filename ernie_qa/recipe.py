@@ -71,8 +71,8 @@ class Allowance:
     """Layers that may do without the quantized kernel, and why.
 
     `layers` is an fnmatch pattern over `component.layer.name`; `when` is the only reason accepted:
-    `few_rows` (fewer rows than the kernel takes), `decoding` (token by token), `idle` (never called). `suites`
-    are the names of those it holds for; all where there is none.
+    `few_rows` (fewer rows than the kernel takes), `decoding` (token by token), `idle` (never called).
+    `suites` are the names of those it holds for; all where there is none.
     """
 
     layers: str

@@ -42,7 +42,8 @@ def on_a_gpu(record: Record, seconds: float) -> Record:
     gpu = replace(record.fingerprint, gpu="NVIDIA H100 80GB HBM3", driver="580.1", cuda="13.0")
     cases = [picture.case for picture in record.pictures]
     record = replace(record, fingerprint=gpu)
-    one = {"seconds": seconds, "stages": {}, "peak": {"allocated": 10**9, "reserved": 10**9}}
+    peak = {"allocated": 10**9, "reserved": 10**9}
+    one = {"seconds": seconds, "stages": {}, "peak": peak, "compiled": 0}
     record = with_figures(record, "cost", "pictures", value={case: one for case in cases})
     return with_figures(record, "cost", "ratios", value={"latency_ratio": 1.0, "peak_ratio": 1.0})
 

@@ -142,6 +142,8 @@ def _gate(options: argparse.Namespace) -> int:
         print("\n".join(lines(verdicts, colour=colour, width=width)))
         if session.compared:
             print(f"\n{session.compared}")
+        for warning in checked.warnings:
+            print(f"\n{warning}")
         if bundle:
             print("", *next_step(options.baselines, session, bundle), sep="\n")
     return EXIT[session.status]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ SMALL = 64 * 2**20
 
 _HEAD = "lm_head.weight"
 """Tied to the embedding: some files hold it although the class that reads them has none."""
-_RULES = ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder")
+_RULES = ("added_tokens", "normalizer", "pre_tokenizer", "model", "post_processor", "decoder")
 
 
 def tensor_differences(module: Module, directory: Path, *, sampled: bool = False) -> dict[str, Any]:
@@ -128,23 +129,38 @@ def tokenizer_differences(tokenizer: Any, directory: Path) -> dict[str, Any]:
     Gives `sha256` over the live one, `compared` (tokens) and `differing` (parts).
     """
     live = _parts(tokenizer)
-    stored = _parts(type(tokenizer).from_pretrained(directory, local_files_only=True))
+    stamps = tuple(sorted((file.name, file.stat().st_mtime_ns) for file in directory.iterdir()))
+    kind: Any = type(tokenizer)
+    stored = _stored_parts(kind, directory, stamps)
     return {
-        "sha256": digest({key: digest(part) for key, part in live.items()}),
+        "sha256": digest(live),
         "compared": len(tokenizer),
         "differing": sorted(key for key in live.keys() | stored.keys() if live.get(key) != stored.get(key)),
     }
 
 
-def _parts(tokenizer: Any) -> dict[str, Any]:
-    parts: dict[str, Any] = {"vocabulary": tokenizer.get_vocab(), "chat_template": tokenizer.chat_template}
+@cache
+def _stored_parts(kind: Any, directory: Path, stamps: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    """Those of the tokenizer in `directory`, read once while its files' `stamps` stay: every arm of a run is
+    compared with it."""
+    return _parts(kind.from_pretrained(directory, local_files_only=True))
+
+
+def _parts(tokenizer: Any) -> dict[str, str]:
+    """The sha256 of each part."""
+    parts: dict[str, Any] = {"chat_template": tokenizer.chat_template}
     parts["special_tokens"] = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
+    if backend is None:
+        parts["vocabulary"] = tokenizer.get_vocab()
+    else:
         rules = json.loads(backend.to_str())
         # not its truncation and padding: each call leaves its own there
         parts |= {key: rules.get(key) for key in _RULES}
-    return parts
+    return {
+        key: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+        for key, part in parts.items()
+    }
 
 
 def _canonical(value: Any) -> bytes:

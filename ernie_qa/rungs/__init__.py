@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ernie_qa.errors import RecipeError
+from ernie_qa.quantizers import checked_options, find_quantizer
 from ernie_qa.recipe import Recipe
 from ernie_qa.toml_input import did_you_mean
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.drawing import Drawn
     from ernie_qa.models.find import Model
+    from ernie_qa.quantizers import LayerState, Quantizer
     from ernie_qa.recipe import Gate, Limit
     from ernie_qa.record import Record
     from ernie_qa.suite import Suite
@@ -62,11 +64,35 @@ class Arm:
     reference: Record | None
     accepted: Pictures | None = None
     artifact: Model | None = None
+    _seen: dict[str, Seen] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def stored(self) -> Model:
         """What the pipeline was loaded from."""
         return self.artifact or self.model
+
+    def seen(self, component: str) -> Seen:
+        """What the component's quantizer sees in it. Read once for all rungs, before the first forward: some
+        CPUs repack NF4 weights in that."""
+        if component not in self._seen:
+            pipe: Any = self.pipe
+            name = self.recipe.components[component]
+            quantizer, options = find_quantizer(name), checked_options(self.recipe)[name]
+            probe = quantizer.prove(str(pipe._execution_device), options)
+            states = () if probe else quantizer.describe(getattr(pipe, component), options)
+            self._seen[component] = Seen(quantizer, options, probe, tuple(states))
+        return self._seen[component]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One quantized component: its quantizer and checked `options`, `probe`, why that cannot tell anything
+    here (None where it can), and then the `states` of its layers."""
+
+    quantizer: Quantizer
+    options: Mapping[str, Any]
+    probe: str | None
+    states: tuple[LayerState, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import Tracked
-from ernie_qa.quantizers import checked_options, find_quantizer
 from ernie_qa.quantizers.layers import (
     Calls,
     LayerState,
@@ -53,25 +52,23 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     Figures: `components` by name: quantizer, `missing` or `probe` (why nothing can be said) or flag,
     expected_flag, layers and calls.
     """
-    options = checked_options(arm.recipe)
     pipe: Any = arm.pipe
     components: dict[str, dict[str, Any]] = {}
     watches: dict[str, Watching] = {}
     with ExitStack() as watching:
         for component, name in arm.recipe.components.items():
             module = getattr(pipe, component, None)
-            quantizer = find_quantizer(name)
             figures: dict[str, Any] = {"quantizer": name, "missing": module is None, "probe": None}
             components[component] = figures
             if module is None:
                 continue
-            figures["probe"] = quantizer.prove(str(pipe._execution_device), options[name])
-            if figures["probe"] is None:
-                figures["flag"] = dict(quantizer.config_flag(module))
-                figures["expected_flag"] = dict(quantizer.expected_flag(options[name]))
-                # before the first forward: some CPUs repack NF4 weights in it
-                figures["layers"] = grouped(quantizer.describe(module, options[name]))
-                watches[component] = watching.enter_context(quantizer.watch(module))
+            seen = arm.seen(component)
+            figures["probe"] = seen.probe
+            if seen.probe is None:
+                figures["flag"] = dict(seen.quantizer.config_flag(module))
+                figures["expected_flag"] = dict(seen.quantizer.expected_flag(seen.options))
+                figures["layers"] = grouped(seen.states)
+                watches[component] = watching.enter_context(seen.quantizer.watch(module))
         yield
         for component, watch in watches.items():
             drawn = watch.calls()

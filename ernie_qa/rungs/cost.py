@@ -35,6 +35,10 @@ SHORTEST = 0.5
 """Seconds a picture below which the host sets the pace: on the miniature they scattered by half from run to
 run (docs/cost.md), so nothing is accepted of them."""
 
+NONE_STEADY = (
+    "no picture was steady: all but the first count, without those for which kernels were compiled; "
+    "draw more, or once more with the kernels kept"
+)
 RESIDENT, OFFLOADED = "resident", "model_offload"
 
 
@@ -66,9 +70,9 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
 
     residency   "resident", or "model_offload" where components wait in main memory
     load        `seconds` and `peak` of loading; None for a pipeline from elsewhere
-    pictures    by case, in the order drawn: `seconds`, `stages` (seconds by component), `peak`, and `enhanced`
-                (prompt, tokens, seconds) where the prompt enhancer wrote; peaks are `ernie_qa.meter.peaks`
-    compiled    how many kernels were compiled in the first picture; None on a CPU
+    pictures    by case, in the order drawn: `seconds`, `stages` (seconds by component), `peak`, `compiled`
+                (how many kernels meanwhile; None on a CPU), and `enhanced` (prompt, tokens, seconds) where
+                the prompt enhancer wrote; peaks are `ernie_qa.meter.peaks`
     clocks      what `ernie_qa.nvml` saw while the suite was drawn
     physical    bytes of memory that the GPU has; None on a CPU
     ratios      on a GPU the steady `latency_ratio` and `peak_ratio` to the reference, or `why` there are none
@@ -88,7 +92,6 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
         "residency": OFFLOADED if origin and origin.offloaded else RESIDENT,
         "load": {"seconds": origin.load_seconds, "peak": dict(origin.load_peak)} if origin else None,
         "pictures": {one.case: _picture(one) for one in drawn},
-        "compiled": drawn[0].compiled if drawn else None,
         "clocks": watch.summary(),
         "physical": physical(place),
     }
@@ -96,7 +99,12 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
 
 
 def _picture(drawn: Drawn) -> dict[str, Any]:
-    figures = {"seconds": drawn.seconds, "stages": dict(drawn.stages), "peak": dict(drawn.peak)}
+    figures = {
+        "seconds": drawn.seconds,
+        "stages": dict(drawn.stages),
+        "peak": dict(drawn.peak),
+        "compiled": drawn.compiled,
+    }
     return figures | ({"enhanced": asdict(drawn.enhanced)} if drawn.enhanced else {})
 
 
@@ -152,22 +160,23 @@ def _limits(evidence: Evidence) -> dict[str, Limit]:
 def measured(record: Record) -> dict[str, float]:
     """What of `_MEASURES` a record from a GPU tells."""
     figures = record.figures[NAME]
-    first, *others = figures["pictures"].values()
     found: dict[str, float] = {}
-    steady = [one["seconds"] for one in others]
-    peaks = [one["peak"]["allocated"] for one in others if one["peak"].get("allocated")]
-    if steady:
-        found["latency"] = median(steady)
-    if peaks:
-        # kernels are tuned in the first picture, which takes memory of its own
-        found["peak_allocated"] = float(median(peaks))
-    kept = not figures["compiled"]
-    found["first_image_warm" if kept else "first_image_cold"] = first["seconds"]
+    if pictures := list(steady(figures).values()):
+        found["latency"] = median(one["seconds"] for one in pictures)
+        found["peak_allocated"] = float(median(one["peak"]["allocated"] for one in pictures))
+    first = next(iter(figures["pictures"].values()))
+    found["first_image_cold" if first["compiled"] else "first_image_warm"] = first["seconds"]
     if load := figures["load"]:
         found["load"] = load["seconds"]
         if peak := load["peak"].get("allocated"):
             found["load_peak_allocated"] = float(peak)
     return found | {name: ratio for name, ratio in figures["ratios"].items() if name != "why"}
+
+
+def steady(figures: Figures) -> dict[str, Any]:
+    """The pictures that took what they always take, by case: not the first, and none for which kernels were
+    compiled or tuned, which costs seconds and memory of its own."""
+    return {case: one for case, one in list(figures["pictures"].items())[1:] if not one["compiled"]}
 
 
 def _ratios(figures: Figures, reference: Record | None) -> dict[str, Any]:
@@ -183,10 +192,10 @@ def _ratios(figures: Figures, reference: Record | None) -> dict[str, Any]:
         }
     if disturbed := disqualified(theirs["clocks"]):
         return {"why": f"while BF16 was drawn, {disturbed}"}
-    ours, others = (list(one["pictures"].items())[1:] for one in (figures, theirs))
-    pairs = [(one, dict(others)[case]) for case, one in ours if case in dict(others)]
+    ours, others = steady(figures), steady(theirs)
+    pairs = [(one, others[case]) for case, one in ours.items() if case in others]
     if not pairs:
-        return {"why": "a suite of one picture has no steady ones"}
+        return {"why": NONE_STEADY}
     return {
         "latency_ratio": median(one["seconds"] / other["seconds"] for one, other in pairs),
         "peak_ratio": median(one["peak"]["allocated"] / other["peak"]["allocated"] for one, other in pairs),
@@ -218,7 +227,7 @@ def _disturbed(evidence: Evidence, what: _Measure, value: float | None) -> str |
     figures = record.figures[NAME]
     if value is None:
         why = figures["ratios"].get("why") if what.ratio else None
-        return why or "it was not measured: a suite of one picture has no steady ones"
+        return why or NONE_STEADY
     if what.ratio and reference and not same_build_and_machine(record.fingerprint, reference.fingerprint):
         differing = "; ".join(differences(record.fingerprint, reference.fingerprint)[:3])
         return f"the reference is of another build or machine ({differing}): observe bf16 again here"
@@ -232,7 +241,7 @@ def _disturbed(evidence: Evidence, what: _Measure, value: float | None) -> str |
 
 def _shares(record: Record) -> str:
     """The range of the steady pictures, and each stage's share of their time."""
-    others = list(record.figures[NAME]["pictures"].values())[1:]
+    others = list(steady(record.figures[NAME]).values())
     seconds = [one["seconds"] for one in others]
     total = sum(seconds)
     stages = {stage: sum(one["stages"].get(stage, 0.0) for one in others) for stage in others[0]["stages"]}

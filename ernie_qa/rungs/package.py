@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.errors import UnavailableError
 from ernie_qa.models.checkpoint import pickles, tensor_bytes
-from ernie_qa.quantizers import checked_options, find_quantizer, quantizer_names, stored_quantization
+from ernie_qa.quantizers import find_quantizer, quantizer_names, stored_quantization
 from ernie_qa.quantizers.layers import (
     LayerState,
     byte_faults,
@@ -76,13 +76,8 @@ def _modules(arm: Arm) -> dict[str, Module]:
 
 def _component(arm: Arm, name: str, module: Module) -> dict[str, Any]:
     quantizer_name = arm.recipe.components.get(name)
-    pipe: Any = arm.pipe
-    probe: str | None = None
-    states: tuple[LayerState, ...] = ()
-    if quantizer_name is not None:
-        quantizer, options = find_quantizer(quantizer_name), checked_options(arm.recipe)[quantizer_name]
-        probe = quantizer.prove(str(pipe._execution_device), options)
-        states = () if probe else quantizer.describe(module, options)
+    seen = arm.seen(name) if quantizer_name else None
+    states = seen.states if seen else ()
     memory = Counter[str]()
     for tensor in (*module.parameters(), *module.buffers()):
         memory[dtype_name(tensor.dtype)] += tensor.numel() * tensor.element_size()
@@ -90,17 +85,17 @@ def _component(arm: Arm, name: str, module: Module) -> dict[str, Any]:
         memory["quantization state"] = unlisted
     stored = stored_quantization(arm.stored.path / name)
     claims = {}
-    if stored is not None and quantizer_name is not None:
-        wanted = quantizer.expected_flag(options)
+    if stored is not None and seen is not None:
+        wanted = seen.quantizer.expected_flag(seen.options)
         claims = {
             key: value
-            for key, value in quantizer.stored_flag(stored).items()
+            for key, value in seen.quantizer.stored_flag(stored).items()
             if key in wanted and wanted[key] != value
         }
     files = sorted((arm.stored.path / name).glob("*.safetensors"))
     return {
         "quantizer": quantizer_name,
-        "probe": probe,
+        "probe": seen.probe if seen else None,
         "stored": stored.get("quant_method") if stored else None,
         "disk_bytes": sum(file.stat().st_size for file in files),
         "stored_bytes": sum(map(tensor_bytes, files)) if stored else None,

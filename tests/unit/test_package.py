@@ -261,7 +261,7 @@ def change_template(pipe: Any) -> None:
     [
         (nudge_vae, "vae", "decoder.conv_in.weight"),
         (shift_scheduler, "scheduler", "shift"),
-        (add_token, "tokenizer", "vocabulary"),
+        (add_token, "tokenizer", "added_tokens"),
         (change_template, "pe_tokenizer", "chat_template"),
     ],
 )

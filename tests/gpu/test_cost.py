@@ -1,0 +1,77 @@
+"""Cost on a real GPU: clean windows, stages, memory that runs out, and the allocator. Run by `pytest -m gpu`."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ernie_qa.errors import UnavailableError
+from ernie_qa.execute import Session
+from ernie_qa.plan import Plan, plan
+from ernie_qa.recipe import REFERENCE, find_recipe
+from ernie_qa.rungs import cost
+from ernie_qa.suite import find_suite
+from ernie_qa.verdict import Status
+
+pytestmark = pytest.mark.gpu
+
+
+def few(*recipes: str) -> Plan:
+    """Three cases of the miniature's suite."""
+    suite = find_suite("mini")
+    return plan("mini", recipes, replace(suite, name="few", cases=suite.cases[:3]), "cuda")
+
+
+def test_nothing_is_emptied_between_pictures_and_stages_fill_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    session = Session(few(REFERENCE))
+    recipe = find_recipe(REFERENCE)
+    left = session.begin(recipe)
+    emptied = []
+    empty = torch.cuda.empty_cache
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: (emptied.append(1), empty()))
+    for _ in range(left):
+        session.draw(recipe)
+    assert not emptied
+    record = session.outcome(recipe).record
+    figures = record.figures[cost.NAME]
+    assert list(cost.steady(figures)) == [case.id for case in session.plan.suite.cases[1:]]
+    for one in figures["pictures"].values():
+        assert 0 < sum(one["stages"].values()) <= one["seconds"]
+        assert 0 < one["peak"]["allocated"] <= one["peak"]["reserved"] < one["peak"]["driver"]
+    assert figures["clocks"]["error"] is None
+    assert figures["clocks"]["sm_clock_mhz"]
+    print(figures["clocks"])
+
+
+def test_memory_that_runs_out_while_loading_is_told_and_given_back() -> None:
+    import torch
+
+    session = Session(few("bnb-nf4", "sdnq-uint4-dequant"))
+    first, second = session.plan.recipes
+    session.outcome(find_recipe(REFERENCE))
+    before = torch.cuda.memory_allocated()
+    hog: Any = torch.empty(torch.cuda.mem_get_info()[0] - 4 * 2**20, dtype=torch.uint8, device="cuda")
+    with pytest.raises(UnavailableError, match="not enough GPU memory to load it") as told:
+        session.outcome(first)
+    assert "\n" not in str(told.value)
+    print(told.value)
+    del hog
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_allocated() == before
+    assert session.outcome(second).verdict.status is not Status.FAIL
+    assert session.broken == ("bnb-nf4",)
+
+
+def test_the_allocator_that_runs_away_is_refused_or_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, value = "PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True,max_split_size_mb:32"
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UnavailableError, match="let reserved memory grow without bound") as told:
+        Session(few(REFERENCE)).begin(find_recipe(REFERENCE))
+    print(told.value)
+    forced = Session(few(REFERENCE), any_allocator=True)
+    record = forced.outcome(find_recipe(REFERENCE)).record
+    assert record.fingerprint.settings[name] == value
