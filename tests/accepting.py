@@ -37,14 +37,15 @@ def scored(record: Record, factor: float = 1.0, added: float = 0.0) -> Record:
     return with_figures(record, "images", "metrics", "lpips", "mean", value=mean * factor + added)
 
 
-def on_a_gpu(record: Record, seconds: float) -> Record:
-    """`record` as if a GPU had drawn every picture in `seconds`, with a peak of 1 GB."""
+def on_a_gpu(record: Record, seconds: float, peak: int = 10**9) -> Record:
+    """`record` as if a GPU had drawn every picture in `seconds`, with at most `peak` bytes allocated."""
     gpu = replace(record.fingerprint, gpu="NVIDIA H100 80GB HBM3", driver="580.1", cuda="13.0")
     cases = [picture.case for picture in record.pictures]
     record = replace(record, fingerprint=gpu)
-    peak = {"allocated": 10**9, "reserved": 10**9}
-    one = {"seconds": seconds, "stages": {}, "peak": peak, "compiled": 0}
-    record = with_figures(record, "cost", "pictures", value={case: one for case in cases})
+    peaks = {"allocated": peak, "reserved": 2 * peak}
+    one = {"seconds": seconds, "stages": {}, "peak": peaks, "compiled": 0}
+    record = with_figures(record, "cost", "pictures", value=dict.fromkeys(cases, one))
+    record = with_figures(record, "cost", "physical", value=80 * 2**30)
     return with_figures(record, "cost", "ratios", value={"latency_ratio": 1.0, "peak_ratio": 1.0})
 
 

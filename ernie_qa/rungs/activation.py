@@ -152,7 +152,7 @@ def _layers(component: str, states: Sequence[LayerState]) -> Check:
         fault += "look for code that switched them after loading"
     else:
         fault = ""
-    excluded = sum(bool(state.excluded) for state in states)
+    excluded = sum(bool(state.excluded) for state in states if not state.quantized)
     return _check(
         "layers", component, fault, f"{count} layers set up as the recipe says, {excluded} left alone"
     )

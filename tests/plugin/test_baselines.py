@@ -21,8 +21,8 @@ from ernie_qa import execute
 
 load = execute.load_pipeline
 
-def changed(model, recipe, device):
-    pipe = load(model, recipe, device)
+def changed(model, recipe, device, **options):
+    pipe = load(model, recipe, device, **options)
     arm, _, share = Path("planted.txt").read_text().partition(" ")
     if recipe.name == arm:
         pipe.transformer.register_forward_hook(lambda layer, given, made: (made[0] * (1 + float(share)),))

@@ -272,11 +272,27 @@ STATE = LayerState("to_q", (64, 64), True, True, "", 4, 2048, 0, 0, {}, {}, {})
 def test_what_each_allowance_excuses(calls: Calls, allowed: tuple[str, ...], status: str) -> None:
     allowances = tuple(Allowance("transformer.to_*", when, "because") for when in allowed)
     recipe = replace(find_recipe(QMM), allowances=allowances)
-    assert activation._kernels("transformer", [STATE], [calls], recipe).status == status
+    assert activation._kernels("transformer", [STATE], [calls], recipe, "small").status == status
     # an allowance is for the layers it names
     elsewhere = tuple(Allowance("pe.*", when, "because") for when in allowed)
-    strict = activation._kernels("transformer", [STATE], [calls], replace(recipe, allowances=elsewhere))
-    assert (strict.status == Status.PASS) == (status == "pass" and not allowed)
+    strict = replace(recipe, allowances=elsewhere)
+    check = activation._kernels("transformer", [STATE], [calls], strict, "small")
+    assert (check.status == Status.PASS) == (status == "pass" and not allowed)
+
+
+def test_an_allowance_holds_for_the_suites_that_it_names() -> None:
+    calls = [Calls("to_q", 3, 2, {"few_rows": 1}, 1, {"aten::_int_mm": 1})]
+    for named, expected in (((), "pass"), (("small", "other"), "pass"), (("other",), "fail")):
+        allowance = Allowance("transformer.*", "few_rows", "because", named)
+        recipe = replace(find_recipe(QMM), allowances=(allowance,))
+        assert activation._kernels("transformer", [STATE], calls, recipe, "small").status == expected
+
+
+def test_a_layer_that_was_quantized_against_the_recipe_is_not_left_alone() -> None:
+    excluded = replace(STATE, name="to_k", excluded="its list names it")
+    states = [STATE, excluded, replace(excluded, name="to_v", quantized=False)]
+    check = activation._layers("transformer", states)
+    assert check.message == "transformer: 2 layers set up as the recipe says, 1 left alone"
 
 
 @pytest.mark.parametrize("reason", ["few_rows", "decoding"])
@@ -284,7 +300,8 @@ def test_a_layer_may_be_excused_where_another_ran_the_kernel(reason: str) -> Non
     recipe = replace(find_recipe(QMM), allowances=(Allowance("transformer.to_q", "few_rows", "because"),))
     states = [STATE, replace(STATE, name="to_k")]
     ran = Calls("to_k", 3, 3, {}, 1, {"aten::_int_mm": 1})
-    check = activation._kernels("transformer", states, [Calls("to_q", 3, 0, {reason: 3}, 0, {}), ran], recipe)
+    calls = [Calls("to_q", 3, 0, {reason: 3}, 0, {}), ran]
+    check = activation._kernels("transformer", states, calls, recipe, "small")
     assert check.status is Status.PASS
 
 
@@ -296,13 +313,13 @@ def test_a_component_in_which_no_call_ran_the_kernel_never_passes() -> None:
     states = [STATE, replace(STATE, name="to_k")]
     calls = [Calls("to_q", 3, 0, {"few_rows": 3}, 0, {}), Calls("to_k", 0, 0, {}, -1, {})]
     recipe = replace(find_recipe(QMM), allowances=allowances)
-    check = activation._kernels("transformer", states, calls, recipe)
+    check = activation._kernels("transformer", states, calls, recipe, "small")
     assert check.status is Status.NOT_COMPARABLE
     assert "no call ran the quantized kernel" in check.message
     # a recipe that wants no kernel is satisfied with none
     wanting_none = [replace(state, kernel=False) for state in states]
     calls[0] = Calls("to_q", 3, 0, {"dequantized": 3}, 0, {})
-    assert activation._kernels("transformer", wanting_none, calls, recipe).status is Status.PASS
+    assert activation._kernels("transformer", wanting_none, calls, recipe, "small").status is Status.PASS
 
 
 def test_an_empty_negative_prompt_hides_no_longer_prompt(tiny_model: Path) -> None:

@@ -23,6 +23,7 @@ weights_dtype = "uint4"
 layers = "transformer.adaLN_modulation.*"
 when = "few_rows"
 why = "one row an image"
+suites = ["turbo10"]
 
 [gates.turbo10]
 informational = ["images.psnr_mean"]
@@ -93,7 +94,8 @@ def test_a_whole_recipe(tmp_path):
     assert find_recipe(recipe) is recipe
     assert (recipe.name, recipe.path) == ("mine", path)
     assert recipe.options == {"sdnq": {"weights_dtype": "uint4"}}
-    assert recipe.allowances[0].layers == "transformer.adaLN_modulation.*"
+    (allowance,) = recipe.allowances
+    assert (allowance.layers, allowance.suites) == ("transformer.adaLN_modulation.*", ("turbo10",))
     gate = recipe.gates["turbo10"]
     assert gate.informational == {"images.psnr_mean"}
     assert gate.limits["images.lpips_mean"].max == 0.35
@@ -124,6 +126,7 @@ def test_a_quantizer_without_a_section_has_no_options(tmp_path):
         ("max = 0.5", "max = 0.1", True),
         ('"NVIDIA H100 80GB HBM3"', '"NVIDIA L40S"', True),
         ("few_rows", "idle", True),
+        ('suites = ["turbo10"]', "", True),
         ('"uint4"', '"uint2"', False),
         ('transformer = "sdnq"', 'pe = "sdnq"\ntransformer = "sdnq"', False),
     ],
@@ -256,6 +259,21 @@ def test_the_hash_covers_what_changes_a_picture(tmp_path, old, new, same):
             '"transfomer.adaLN_modulation.*"',
             'activation.allow[0].layers: found "transfomer.adaLN_modulation.*" (text), allowed is a pattern '
             'that begins with a quantized component and a dot, as "transformer.*"; did you mean',
+        ),
+        (
+            'suites = ["turbo10"]',
+            'suites = "turbo10"',
+            'activation.allow[0].suites: found "turbo10" (text), allowed is a list of ',
+        ),
+        (
+            'suites = ["turbo10"]',
+            'suites = ["../turbo10"]',
+            'activation.allow[0].suites[0]: found "../turbo10" (text), allowed is ',
+        ),
+        (
+            'suites = ["turbo10"]',
+            'suite = ["turbo10"]',
+            "activation.allow[0].suite: unknown key; allowed: layers, suites, when, why; did you mean",
         ),
         ("[[activation.allow]]", "[[activation.allows]]", "activation.allows: unknown key; allowed: allow;"),
     ],
