@@ -39,17 +39,19 @@ NONE_STEADY = (
     "no picture was steady: all but the first count, without those for which kernels were compiled; "
     "draw more, or once more with the kernels kept"
 )
+NOT_LOADED = "loading was not measured: load_pipeline did not make this pipeline"
 RESIDENT, OFFLOADED = "resident", "model_offload"
 
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """One figure that a recipe may limit: what it is, and whether it is of time or of memory."""
+    """One figure that a recipe may limit: what it is, whether it is of time or of memory, and of what."""
 
     title: str
     unit: str
     timed: bool
     ratio: bool = False
+    loading: bool = False
 
 
 _MEASURES = {
@@ -57,10 +59,10 @@ _MEASURES = {
     "latency_ratio": _Measure("steady latency against BF16", "", timed=True, ratio=True),
     "first_image_cold": _Measure("first picture, kernels to compile", "s", timed=True),
     "first_image_warm": _Measure("first picture, kernels kept", "s", timed=True),
-    "load": _Measure("loading", "s", timed=True),
+    "load": _Measure("loading", "s", timed=True, loading=True),
     "peak_allocated": _Measure("peak allocated while drawing", "B", timed=False),
     "peak_ratio": _Measure("peak allocated against BF16", "", timed=False, ratio=True),
-    "load_peak_allocated": _Measure("peak allocated while loading", "B", timed=False),
+    "load_peak_allocated": _Measure("peak allocated while loading", "B", timed=False, loading=True),
 }
 LIMITS: Mapping[str, str] = {f"{NAME}.{name}": "max" for name in _MEASURES}
 
@@ -227,7 +229,7 @@ def _disturbed(evidence: Evidence, what: _Measure, value: float | None) -> str |
     figures = record.figures[NAME]
     if value is None:
         why = figures["ratios"].get("why") if what.ratio else None
-        return why or NONE_STEADY
+        return why or (NOT_LOADED if what.loading else NONE_STEADY)
     if what.ratio and reference and not same_build_and_machine(record.fingerprint, reference.fingerprint):
         differing = "; ".join(differences(record.fingerprint, reference.fingerprint)[:3])
         return f"the reference is of another build or machine ({differing}): observe bf16 again here"
