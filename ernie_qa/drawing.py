@@ -68,7 +68,8 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite, *, prompt: str | No
     """Draw one case as `suite` says, leaving the caller's random state and progress bars as they were.
 
     Where the suite uses the prompt enhancer it runs, is timed apart, and what it wrote is drawn, unless
-    `prompt` is given: BF16's, so that all arms draw the same words.
+    `prompt` is given: what BF16's wrote, so that all arms draw the same words. An answer without words leaves
+    the case's own prompt.
     """
     import torch
 
@@ -79,9 +80,9 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite, *, prompt: str | No
     devices = range(torch.cuda.device_count())
     with _quiet(live), torch.random.fork_rng(devices=devices), _timed(live, watch):
         enhanced = _enhance(live, case, watch) if suite.use_pe and live.pe is not None else None
-        words = prompt or (enhanced.prompt if enhanced else "") or case.prompt
+        written = enhanced.prompt if enhanced and prompt is None else prompt
         began = now(place)
-        images, nonfinite = _images(live, case, suite, words, suite.steps)
+        images, nonfinite = _images(live, case, suite, written or case.prompt, suite.steps)
         seconds = now(place) - began
     spent = watch.seconds()
     return Drawn(

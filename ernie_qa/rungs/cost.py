@@ -45,7 +45,8 @@ RESIDENT, OFFLOADED = "resident", "model_offload"
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """One figure that a recipe may limit: what it is, whether it is of time or of memory, and of what."""
+    """One figure that a recipe may limit: what it is, whether it is of time or of memory, against BF16, and
+    of loading."""
 
     title: str
     unit: str

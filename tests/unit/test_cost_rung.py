@@ -144,13 +144,13 @@ def test_a_limit_decides_the_verdict(record: Record, bf16: Record, recipe: Recip
 
 def test_a_limit_that_nothing_is_measured_for_is_refused(recipe: Recipe) -> None:
     check_limits(limited(limited(recipe, latency_ratio=0.9), H100, first_image_cold=60.0))
-    with pytest.raises(RecipeError, match='did you mean "cost.latency"'):
+    with pytest.raises(RecipeError, match=r'did you mean "cost\.latency"'):
         check_limits(limited(recipe, H100, latencies=1.0))
 
 
 # what is not comparable
 
-REASONS_NOT_TO = {
+DISTURBED = {
     "heat": ({"clocks": HOT}, "the GPU ran too hot", {"latency", "load", "first_image_warm"}),
     "company": ({"clocks": SHARED}, "1 other process computed", {"latency", "load", "first_image_warm"}),
     "spilled": (
@@ -161,9 +161,9 @@ REASONS_NOT_TO = {
 }
 
 
-@pytest.mark.parametrize("why", REASONS_NOT_TO)
+@pytest.mark.parametrize("why", DISTURBED)
 def test_a_disturbed_run_is_not_comparable(record: Record, recipe: Recipe, why: str) -> None:
-    changed, said, spoiled = REASONS_NOT_TO[why]
+    changed, said, spoiled = DISTURBED[why]
     for name, value in changed.items():
         record = with_figures(record, "cost", name, value=value)
     everything = {"latency": 0.1, "load": 0.1, "first_image_warm": 0.1, "peak_allocated": 1e12}
