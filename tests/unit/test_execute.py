@@ -73,6 +73,129 @@ def test_an_arm_that_broke_off_is_not_tried_again(
         session.outcome(session.plan.recipes[0])
 
 
+def test_an_arm_is_drawn_step_by_step_and_ended_by_the_next(
+    loaded: list[str],
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+) -> None:
+    told: list[tuple[str, int]] = []
+    recipes = [REFERENCE, write_recipe("first", 1.0), write_recipe("second", 1.0)]
+    planned = plan(tiny_model, recipes, small_suite)
+    session = Session(planned, progress=lambda name, drawn, wanted: told.append((name, drawn)))
+    bf16, first, second = session.plan.recipes
+    assert session.begin(bf16) == 2
+    session.warm_up(bf16)
+    session.draw(bf16)
+    assert session.begin(bf16) == 1
+    # BF16 is drawn to its end before the next one loads; `loaded` sees that it is gone
+    assert session.begin(first) == 2
+    assert list(session.records) == [REFERENCE]
+    assert session.begin(bf16) == 0
+    session.draw(first)
+    assert session.begin(second) == 2
+    assert loaded == [REFERENCE, "first", "second"]
+    assert (session.broken, session.outcomes) == ((), ())
+    # nothing of it is drawn again
+    assert session.outcome(first).record.reference == session.outcome(bf16).record.hash
+    assert loaded == [REFERENCE, "first", "second"]
+    assert [drawn for name, drawn in told if name == "first"] == [0, 0, 1, 2]
+
+
+def test_what_breaks_off_mid_way_is_told_and_leaves_no_pipeline(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path
+) -> None:
+    load, alive = execute.load_pipeline, []
+
+    def watched(*given: Any, **options: Any) -> Any:
+        pipe = load(*given, **options)
+        alive.append(weakref.ref(pipe.transformer))
+        return pipe
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(execute, "load_pipeline", watched)
+    session = Session(plan(tiny_model, [REFERENCE], small_suite))
+    (bf16,) = session.plan.recipes
+    session.begin(bf16)
+    session.draw(bf16)
+    assert session.broken == ()
+    alive[0]().register_forward_pre_hook(broken)
+    with pytest.raises(ErnieQAError, match="bf16 broke off: RuntimeError: CUDA error: an illegal memory"):
+        session.draw(bf16)
+    assert [pipe() for pipe in alive] == [None]
+    assert (session.broken, session.status) == ((REFERENCE,), Status.NOT_COMPARABLE)
+    for again in (session.begin, session.outcome):
+        with pytest.raises(ErnieQAError, match="bf16 broke off before"):
+            again(bf16)
+    with pytest.raises(ErnieQAError, match="no arm has begun"):
+        session.draw(bf16)
+
+
+class Reached(Exception):
+    """A step that a test wants to see, and nothing after it."""
+
+
+@pytest.fixture
+def on_cuda(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path) -> Callable[..., Session]:
+    """`on_cuda(**options)`: a session for a GPU that is said to be there; what comes first ends it."""
+
+    def stop(name: str) -> Callable[..., None]:
+        def reached(*given: Any, **options: Any) -> None:
+            raise Reached(name)
+
+        return reached
+
+    monkeypatch.setattr(execute, "require_device", lambda device: None)
+    monkeypatch.setattr(execute.compile_cache, "keep", stop("keep"))
+    monkeypatch.setattr(execute, "load_pipeline", stop("load"))
+    monkeypatch.setattr(execute, "fetch", lambda: None)
+    return lambda **options: Session(plan(tiny_model, [REFERENCE], small_suite, "cuda"), **options)
+
+
+@pytest.fixture
+def runaway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True,max_split_size_mb:64")
+
+
+def test_kernels_are_kept_before_anything_loads_on_a_gpu(
+    on_cuda: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = on_cuda()
+    with pytest.raises(Reached, match="keep"):
+        session.begin(session.plan.recipes[0])
+    kept: list[str] = []
+    monkeypatch.setattr(execute.compile_cache, "keep", kept.append)
+    session = on_cuda()
+    with pytest.raises(Reached, match="load"):
+        session.begin(session.plan.recipes[0])
+    assert kept == ["cuda"]
+
+
+@pytest.mark.usefixtures("runaway")
+def test_an_allocator_that_runs_away_is_refused_before_anything_loads(
+    on_cuda: Callable[..., Session],
+) -> None:
+    session = on_cuda()
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match=r"all the same, say --any-allocator$") as told:
+            session.begin(session.plan.recipes[0])
+        assert "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True,max_split_size_mb:64" in str(told.value)
+        assert "\n" not in str(told.value)
+    assert session.broken == ()
+    with pytest.raises(Reached, match="keep"):
+        on_cuda(any_allocator=True).prepare()
+
+
+@pytest.mark.usefixtures("runaway")
+def test_a_cpu_asks_for_no_allocator(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path
+) -> None:
+    monkeypatch.setattr(execute, "fetch", lambda: None)
+    Session(plan(tiny_model, [REFERENCE], small_suite)).prepare()
+
+
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(UnavailableError, match="no usable GPU: "):
         require_device("cuda:99")
