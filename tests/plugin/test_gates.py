@@ -72,6 +72,19 @@ def test_gates_of_one_recipe_run_together(run: Run) -> None:
     assert recipes == sorted(recipes)
 
 
+def test_the_only_drawing_comes_first_and_is_timed(run: Run) -> None:
+    names = list(results(run.output))
+    for recipe in ("bf16", "lenient", "strict"):
+        of_it = [name for name in names if recipe in name]
+        assert of_it[0] == f"test_cost.py::test_draw[{recipe}]"
+    # a row a recipe: of two pictures the first shows what getting ready costs, and is no round
+    assert "benchmark 'a picture': 3 tests" in run.output
+    table = run.output.partition("benchmark 'a picture'")[2].partition("Legend:")[0]
+    rows = [line.split() for line in table.splitlines()]
+    timed = {row[0]: row[-2] for row in rows if row[:1] and row[0] in ("bf16", "lenient", "strict")}
+    assert timed == {"bf16": "1", "lenient": "1", "strict": "1"}
+
+
 def test_terminal_summary_holds_the_table_and_the_reason(run: Run) -> None:
     rows = [line.split() for line in run.output.splitlines()]
     header = next(row for row in rows if row[:1] == ["recipe"])
@@ -128,3 +141,27 @@ def test_a_second_run_does_not_write_over_the_first(run: Run, gated: Gated) -> N
     assert [line for line in done.stderr.splitlines() if line] == [
         f"ERROR: {run.directory / 'out'}: not empty; name a new or an empty directory for the report"
     ]
+
+
+def test_without_pytest_benchmark_and_without_the_drawing_test(
+    gated: Gated,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+    tmp_path: Path,
+) -> None:
+    done = gated(
+        tmp_path,
+        *("-v", "-p", "no:benchmark", "-k", "(bf16 and cost) or (mine and images)"),
+        *("--ernie-recipe", "bf16", "--ernie-recipe", write_recipe("mine", 1.0)),
+        *("--ernie-model", tiny_model, "--ernie-suite", small_suite),
+    )
+    assert done.returncode == 0, done.stdout
+    assert results(done.stdout) == {
+        "test_cost.py::test_draw[bf16]": "PASSED",
+        "test_cost.py::test_cost[bf16]": "SKIPPED",
+        "test_images.py::test_suite[mine]": "PASSED",
+        "test_images.py::test_picture[mine-one]": "PASSED",
+        "test_images.py::test_picture[mine-two]": "PASSED",
+    }
+    assert "benchmark" not in done.stdout

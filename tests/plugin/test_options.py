@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ernie_qa.pytest_plugin import OPTIONS
+
 from .conftest import Gated
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -24,6 +26,8 @@ def errors(stderr: str) -> list[str]:
         (["--ernie-model", "maxi"], "maxi"),
         (["-m", "mini", "--ernie-model", "."], "-m mini gates the shipped miniature"),
         (["--ernie-update"], "--ernie-baselines DIR"),
+        (["--ernie-artifact", "sdnq-int8"], "RECIPE=MODEL"),
+        (["--ernie-offload", "sdnq-int9"], "sdnq-int9"),
     ],
     ids=[
         "recipe",
@@ -33,6 +37,8 @@ def errors(stderr: str) -> list[str]:
         "model",
         "model beside -m mini",
         "update of nothing",
+        "artifact",
+        "offload",
     ],
 )
 def test_bad_input_is_one_line_and_nothing_runs(
@@ -79,6 +85,8 @@ def test_collection_names_recipes_and_cases_and_loads_nothing(
     assert sorted(names) == [
         "test_activation[mine]",
         "test_baseline[mine]",
+        "test_cost[mine]",
+        "test_draw[mine]",
         "test_package[mine]",
         "test_picture[mine-one]",
         "test_picture[mine-two]",
@@ -115,6 +123,6 @@ def test_a_mark_that_another_project_misspelt_stays_an_error(pytester: pytest.Py
 
 def test_every_option_is_explained_and_has_an_ini_twin(pytester: pytest.Pytester) -> None:
     text = pytester.runpytest_subprocess("--help").stdout.str()
-    for option in ("model", "recipe", "suite", "baselines", "report", "update", "require-baseline"):
-        assert f"--ernie-{option}" in text
-        assert f"ernie_{option.replace('-', '_')} (" in text
+    for name in OPTIONS:
+        assert f"--ernie-{name.replace('_', '-')}" in text
+        assert f"ernie_{name} (" in text
