@@ -210,7 +210,8 @@ def allocator(device: str, environment: Mapping[str, str]) -> Finding:
     if device == "cpu":
         return Finding("allocator", State.OK, f"{told}; without effect on a CPU")
     if runaway(settings):
-        return Finding("allocator", State.ADVICE, told, f"{REMEDY[0].upper()}{REMEDY[1:]}.")
+        mend = f"{REMEDY[0].upper()}{REMEDY[1:]}; a gate refuses them without --any-allocator."
+        return Finding("allocator", State.MISSING, told, mend)
     if len(set(settings.values())) > 1:
         mend = (
             "Unset PYTORCH_CUDA_ALLOC_CONF: it is the other's old name, and parts of torch differ in which "
