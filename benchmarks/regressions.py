@@ -3,8 +3,8 @@
     python benchmarks/regressions.py replica --recipe sdnq-uint4-static --reruns 10
 
 Loads the recipe once, observes the suite again and again, and judges each record against what was accepted
-for this GPU: first unchanged, then with a transformer that is 10 % slower, then with 3 % more memory at the peak.
-BF16 is observed in the same process, as the reference. Exits 1 where a verdict is not the expected one.
+for this GPU: first unchanged, then with a transformer that is 10 % slower, then with 3 % more memory at the
+peak. BF16 is observed in the same process, as the reference. Exits 1 where a verdict is not the expected one.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shutil
 import sys
@@ -261,6 +262,7 @@ def hushed() -> Iterator[None]:
         tempfile.TemporaryFile() as log,
         os.fdopen(os.dup(2), "wb") as stderr,
         warnings.catch_warnings(action="ignore"),
+        _untraced(),
     ):
         sys.stderr.flush()
         os.dup2(log.fileno(), 2)
@@ -276,6 +278,19 @@ def hushed() -> Iterator[None]:
             if not told:
                 log.seek(0)
                 shutil.copyfileobj(log, stderr)
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Keep other people's handlers off torch's trace of its compiler: pytest hangs one on every logger that
+    exists when a test begins, and torch then writes out every graph that it compiles or finds kept."""
+    trace = logging.getLogger("torch.__trace")
+    handlers = trace.handlers
+    trace.handlers = [one for one in handlers if type(one).__module__.startswith("torch.")]
+    try:
+        yield
+    finally:
+        trace.handlers = handlers
 
 
 def _told(error: Exception) -> str:

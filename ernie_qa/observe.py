@@ -15,6 +15,7 @@ from ernie_qa.errors import ErnieQAError, ModelError
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.models.find import Model, find_model
 from ernie_qa.pipeline import provenance
+from ernie_qa.quantizers import checked_options, find_quantizer
 from ernie_qa.recipe import Recipe, find_recipe
 from ernie_qa.record import SCHEMA, Identity, Picture, Record
 from ernie_qa.rungs import Arm, Figures, cost, rungs
@@ -90,6 +91,9 @@ class Observation:
         self._place = live._execution_device
         self._fingerprint = take_fingerprint(str(self._place))
         self._prompts = cost.written(arm.reference) if arm.reference else {}
+        self._tunes = any(
+            find_quantizer(name).tunes(options) for name, options in checked_options(arm.recipe).items()
+        )
         self.drawn: list[Drawn] = []
         self._halves = {rung.NAME: rung.measure(arm) for rung in rungs()}
         try:
@@ -105,9 +109,9 @@ class Observation:
         return self._arm.suite.cases[len(self.drawn) :]
 
     def warm_up(self) -> None:
-        """Have kernels compiled and tuned for the next picture where the first one showed that none were
-        kept, so that it takes what it always takes."""
-        if self.drawn and self.drawn[0].compiled:
+        """Have kernels tuned for the next picture, and loaded, where a quantizer tunes them for every number
+        of rows: it then takes what it always takes. Not for the first, which shows what that costs."""
+        if self.drawn and self._place.type == "cuda" and self._tunes:
             warm_up(self._arm.pipe, self.left[0], self._arm.suite)
 
     def draw(self) -> Drawn:

@@ -100,6 +100,10 @@ class Quantizer(Protocol):
     def load(self, source: ComponentSource, options: Mapping[str, Any]) -> "Module":
         """The component, quantized, the rest of it in BF16, on its device, ready to run."""
 
+    def tunes(self, options: Mapping[str, Any]) -> bool:
+        """Whether its kernels are tuned anew for every number of rows, which the first call pays; imports no
+        torch."""
+
     def config_flag(self, module: "Module") -> Mapping[str, Any]:
         """What the component's own configuration claims; empty where it has none."""
 

@@ -76,7 +76,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
             if not watch.replay() and exercisable:
                 from ernie_qa.pipeline import exercise_prompt_enhancer
 
-                exercise_prompt_enhancer(pipe)
+                exercise_prompt_enhancer(pipe, (case.prompt for case in arm.suite.cases))
                 watch.replay()
             components[component]["calls"] = grouped(_of_the_suite(drawn, watch.calls()))
     return {"components": components}

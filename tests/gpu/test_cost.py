@@ -1,4 +1,4 @@
-"""Cost on a real GPU: clean windows, stages, memory that runs out, and the allocator. Run by `pytest -m gpu`."""
+"""Cost on a real GPU: windows, stages, memory that runs out, and the allocator. Run by `pytest -m gpu`."""
 
 from dataclasses import replace
 from typing import Any
