@@ -4,9 +4,9 @@
     python benchmarks/bare_loop.py replica --recipe bf16 --recipe bnb-nf4
 
 Loads each recipe's pipeline with diffusers, transformers, sdnq and bitsandbytes themselves, draws every case
-of the suite once, after a step to warm up where ernie_qa does so too, and prints what each arm took. Kernels
-are compiled into TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR: give both runs the same directories for
-equally warm caches, or this one empty ones for cold caches.
+of the suite once, all but the first after one step to warm up, as ernie_qa does, and prints what each arm
+took. Kernels are compiled into TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR: give both runs the same
+directories for equally warm caches, or this one empty ones for cold caches.
 """
 
 from __future__ import annotations
@@ -99,8 +99,7 @@ def arm(model: Path, recipe: str, suite: Suite) -> str:
     loaded = time.perf_counter() - began
     seconds: list[float] = []
     for case in suite.cases:
-        if seconds and recipe == "sdnq-uint4-static":
-            # SDNQ tunes its int8 product for every number of rows
+        if seconds:
             draw(pipe, case, suite, steps=1)
         seconds.append(draw(pipe, case, suite, suite.steps))
     steady = sorted(seconds[1:])

@@ -96,14 +96,14 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite, *, prompt: str | No
     )
 
 
-def warm_up(pipe: ErnieImagePipeline, case: Case, suite: Suite) -> None:
-    """One step of `case`, thrown away: kernels are tuned for its size, and the picture then costs what it
-    always will."""
+def warm_up(pipe: ErnieImagePipeline, case: Case, suite: Suite, *, prompt: str | None = None) -> None:
+    """One step of `case`, thrown away: kernels are chosen, tuned and loaded for its size and for the length
+    of its words, or of `prompt`, and the picture then costs what it always will."""
     import torch
 
     live: Any = pipe
     with _quiet(live), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        _images(live, case, suite, case.prompt, 1)
+        _images(live, case, suite, prompt or case.prompt, 1)
     now(live._execution_device)
 
 

@@ -15,7 +15,6 @@ from ernie_qa.errors import ErnieQAError, ModelError
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.models.find import Model, find_model
 from ernie_qa.pipeline import provenance
-from ernie_qa.quantizers import checked_options, find_quantizer
 from ernie_qa.recipe import Recipe, find_recipe
 from ernie_qa.record import SCHEMA, Identity, Picture, Record
 from ernie_qa.rungs import Arm, Figures, cost, rungs
@@ -87,13 +86,10 @@ class Observation:
 
     def __init__(self, arm: Arm) -> None:
         live: Any = arm.pipe
-        self._arm = arm
+        self.arm = arm
         self._place = live._execution_device
         self._fingerprint = take_fingerprint(str(self._place))
         self._prompts = cost.written(arm.reference) if arm.reference else {}
-        self._tunes = any(
-            find_quantizer(name).tunes(options) for name, options in checked_options(arm.recipe).items()
-        )
         self.drawn: list[Drawn] = []
         self._halves = {rung.NAME: rung.measure(arm) for rung in rungs()}
         try:
@@ -106,18 +102,30 @@ class Observation:
     @property
     def left(self) -> tuple[Case, ...]:
         """The cases that are not drawn yet."""
-        return self._arm.suite.cases[len(self.drawn) :]
+        return self.arm.suite.cases[len(self.drawn) :]
+
+    @property
+    def _steady(self) -> bool:
+        """Whether the next picture is one that is timed for what it always takes."""
+        return bool(self.drawn) and self._place.type == "cuda"
 
     def warm_up(self) -> None:
-        """Have kernels tuned for the next picture, and loaded, where a quantizer tunes them for every number
-        of rows: it then takes what it always takes. Not for the first, which shows what that costs."""
-        if self.drawn and self._place.type == "cuda" and self._tunes:
-            warm_up(self._arm.pipe, self.left[0], self._arm.suite)
+        """On a GPU, one step of the next picture: kernels are then chosen and loaded for its size and words,
+        and have been counted. Not for the first picture, which shows what that costs."""
+        if self._steady:
+            case = self.left[0]
+            warm_up(self.arm.pipe, case, self.arm.suite, prompt=self._prompts.get(case.id))
 
     def draw(self) -> Drawn:
-        """Draw the next case."""
-        case, before = self.left[0], compiled_files()
-        drawn = draw(self._arm.pipe, case, self._arm.suite, prompt=self._prompts.get(case.id))
+        """Draw the next case; a steady picture without the hooks that count, for they cost time."""
+        case, before, steady = self.left[0], compiled_files(), self._steady
+        for watch in self.arm.watches if steady else ():
+            watch.off()
+        try:
+            drawn = draw(self.arm.pipe, case, self.arm.suite, prompt=self._prompts.get(case.id))
+        finally:
+            for watch in self.arm.watches if steady else ():
+                watch.on()
         if self._place.type == "cuda":
             drawn = replace(drawn, compiled=compiled_files() - before)
         self.drawn.append(drawn)
@@ -125,7 +133,7 @@ class Observation:
 
     def finish(self) -> Record:
         """The record of all that was drawn; every window closes."""
-        arm = self._arm
+        arm = self.arm
         figures: dict[str, Figures] = {}
         # windows nest: the last one opened, around the drawing alone, closes first
         for name, half in reversed(self._halves.items()):
@@ -155,7 +163,7 @@ class Observation:
 
     def _pictures(self) -> tuple[Picture, ...]:
         """What was drawn, compressed on all cores; nothing of random weights, whose pictures are noise."""
-        if self._arm.model.weights == "random":
+        if self.arm.model.weights == "random":
             return ()
         with ThreadPoolExecutor() as pool:
             return tuple(pool.map(lambda one: Picture.from_pixels(one.case, one.pixels), self.drawn))

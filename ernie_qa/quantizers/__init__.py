@@ -76,6 +76,12 @@ class ComponentSource:
 class Watching(Protocol):
     """Counts while a component runs."""
 
+    def off(self) -> None:
+        """Take every hook away, so that the component runs as if nobody watched; the counts stay."""
+
+    def on(self) -> None:
+        """Go on counting."""
+
     def calls(self) -> tuple[Calls, ...]:
         """The counts so far, for every watched layer, called or not."""
 
@@ -99,10 +105,6 @@ class Quantizer(Protocol):
 
     def load(self, source: ComponentSource, options: Mapping[str, Any]) -> "Module":
         """The component, quantized, the rest of it in BF16, on its device, ready to run."""
-
-    def tunes(self, options: Mapping[str, Any]) -> bool:
-        """Whether its kernels are tuned anew for every number of rows, which the first call pays; imports no
-        torch."""
 
     def config_flag(self, module: "Module") -> Mapping[str, Any]:
         """What the component's own configuration claims; empty where it has none."""

@@ -68,11 +68,6 @@ def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     return module.eval()
 
 
-def tunes(options: Mapping[str, Any]) -> bool:
-    """Its kernels come compiled, and are not tuned."""
-    return False
-
-
 def config_flag(module: Module) -> Mapping[str, Any]:
     """What the component's own configuration claims of its 4-bit weights; empty where it has none."""
     config = getattr(getattr(module, "config", None), "quantization_config", None)

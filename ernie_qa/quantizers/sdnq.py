@@ -100,11 +100,6 @@ def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     return module.to(source.device).eval()
 
 
-def tunes(options: Mapping[str, Any]) -> bool:
-    """Triton tunes the int8 product for each shape it meets (sdnq 0.2.8, kernels/): for each prompt."""
-    return bool(options["use_quantized_matmul"])
-
-
 def config_flag(module: Module) -> Mapping[str, Any]:
     """`weights_dtype` and `use_quantized_matmul` as the component's own configuration has them."""
     config = getattr(module, "quantization_config", None)

@@ -47,7 +47,7 @@ class Watch:
     """Counts what the calls of `layers` in `component` ran.
 
     `reason` names why a call of a layer did not enter the quantizer's kernel function; `kernel_ops` are the
-    names under which torch's dispatcher knows the kernels.
+    names under which torch's dispatcher knows the kernels; `kernel_functions` see `watching`.
     """
 
     def __init__(
@@ -56,7 +56,10 @@ class Watch:
         layers: Mapping[str, Module],
         reason: Callable[[str, Module, Call], str],
         kernel_ops: frozenset[str],
+        kernel_functions: Sequence[tuple[Any, str]],
     ) -> None:
+        self._installed = ExitStack()
+        self._kernel_functions = kernel_functions
         self._component = component
         self._layers = layers
         self._reason = reason
@@ -134,7 +137,18 @@ class Watch:
         else:
             tally.fallbacks[self._reason(name, layer, frame.call)] += 1
 
-    def _install(self, stack: ExitStack) -> None:
+    def off(self) -> None:
+        """Take every hook and wrapper away; the counts stay."""
+        self._installed.close()
+
+    def on(self) -> None:
+        """Put the hooks and wrappers in place, once."""
+        self.off()
+        stack = self._installed
+        for owner, name in self._kernel_functions:
+            original = getattr(owner, name)
+            setattr(owner, name, _announcing(original, self.kernel_entered))
+            stack.callback(setattr, owner, name, original)
         hook = self._component.register_forward_pre_hook(self._component_starts, with_kwargs=True)
         stack.callback(hook.remove)
         for name, layer in self._layers.items():
@@ -162,14 +176,12 @@ def watching(
     `kernel_functions` are the places (a module and the name of a global in it) where the layers' forward
     looks up the function that runs the quantized kernel.
     """
-    watch = Watch(component, layers, reason, kernel_ops)
-    with ExitStack() as stack:
-        for owner, name in kernel_functions:
-            original = getattr(owner, name)
-            setattr(owner, name, _announcing(original, watch.kernel_entered))
-            stack.callback(setattr, owner, name, original)
-        watch._install(stack)
+    watch = Watch(component, layers, reason, kernel_ops, kernel_functions)
+    try:
+        watch.on()
         yield watch
+    finally:
+        watch.off()
 
 
 def tell_apart(watch: Watch, pair: Module, rows: Tensor) -> str | None:

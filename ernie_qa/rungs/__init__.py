@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.drawing import Drawn
     from ernie_qa.models.find import Model
-    from ernie_qa.quantizers import LayerState, Quantizer
+    from ernie_qa.quantizers import LayerState, Quantizer, Watching
     from ernie_qa.recipe import Gate, Limit
     from ernie_qa.record import Record
     from ernie_qa.suite import Suite
@@ -50,7 +50,7 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What is being observed: a live pipeline, and what it is said to be.
+    """What is being observed: a live pipeline, what it is said to be, and the `watches` over it.
 
     `accepted` are the pictures that BF16 drew when a person accepted them; None for all other arms.
     `artifact` is the directory that it was loaded from as the recipe had quantized it, None where `model` was
@@ -64,6 +64,7 @@ class Arm:
     reference: Record | None
     accepted: Pictures | None = None
     artifact: Model | None = None
+    watches: list[Watching] = field(default_factory=list, compare=False, repr=False)
     _seen: dict[str, Seen] = field(default_factory=dict, compare=False, repr=False)
 
     @property

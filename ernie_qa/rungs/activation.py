@@ -69,6 +69,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
                 figures["expected_flag"] = dict(seen.quantizer.expected_flag(seen.options))
                 figures["layers"] = grouped(seen.states)
                 watches[component] = watching.enter_context(seen.quantizer.watch(module))
+        arm.watches.extend(watches.values())
         yield
         for component, watch in watches.items():
             drawn = watch.calls()

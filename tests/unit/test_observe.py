@@ -1,0 +1,74 @@
+"""Observing a picture at a time: what is counted, and what is timed without counting."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ernie_qa.judge import judge
+from ernie_qa.observe import Observation, arm_of
+from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quantizers import Calls
+from ernie_qa.quantizers.layers import ungrouped
+from ernie_qa.recipe import find_recipe
+from ernie_qa.rungs import activation
+from ernie_qa.suite import find_suite
+from ernie_qa.verdict import Status
+
+
+def hooks(observation: Observation) -> int:
+    """How many quantized layers of the transformer are watched right now."""
+    layers = observation.arm.pipe.transformer.modules()
+    return sum(bool(layer._forward_hooks) for layer in layers if hasattr(layer, "sdnq_dequantizer"))
+
+
+def test_a_steady_picture_is_drawn_unwatched_after_one_step_that_was_counted(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+) -> None:
+    # as on a GPU
+    monkeypatch.setattr(Observation, "_steady", property(lambda self: bool(self.drawn)))
+    recipe, suite = find_recipe(write_recipe("mine", 1.0)), find_suite(small_suite)
+    pipe = load_pipeline(tiny_model, recipe, "cpu")
+    watched: list[bool] = []
+    pipe.vae.decoder.register_forward_hook(lambda *_: watched.append(hooks(observation) > 0))
+    observation = Observation(arm_of(pipe, recipe, suite))
+    while observation.left:
+        observation.warm_up()
+        observation.draw()
+    # the first picture, the one step of the second, and the second
+    assert watched == [True, True, False]
+    assert hooks(observation) > 0
+    record = observation.finish()
+    assert hooks(observation) == 0
+    calls = ungrouped(Calls, record.figures[activation.NAME]["components"]["transformer"]["calls"])
+    assert {one.total for one in calls} == {suite.steps + 1}
+    assert not [
+        check for check in judge(record, None, recipe).of(Status.FAIL) if check.rung == activation.NAME
+    ]
+
+
+def test_a_picture_that_breaks_off_leaves_the_watches_on_and_closing_takes_them(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+) -> None:
+    monkeypatch.setattr(Observation, "_steady", property(lambda self: bool(self.drawn)))
+    recipe = find_recipe(write_recipe("mine", 1.0))
+    pipe = load_pipeline(tiny_model, recipe, "cpu")
+    observation = Observation(arm_of(pipe, recipe, small_suite))
+    observation.draw()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no more")
+
+    hook = pipe.vae.decoder.register_forward_hook(broken)
+    with pytest.raises(RuntimeError, match="no more"):
+        observation.draw()
+    assert hooks(observation) > 0
+    observation.close()
+    hook.remove()
+    assert hooks(observation) == 0
