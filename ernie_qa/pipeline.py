@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ TEACHER = (
 """What the prompt enhancer is fed where a suite does not use it: more than 32 tokens in any tokenizer, fewer
 than 32 of which would leave its quantized kernels unused."""
 
+_OUT_OF_MEMORY = re.compile(r"CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+"""What libraries say that allocate past torch's allocator."""
 _PROVENANCE = "_ernie_qa_provenance"
 
 
@@ -102,11 +105,12 @@ def _told_in_one_line(model: Model) -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError as problem:
-        raise UnavailableError(
-            f"{model.path}: not enough GPU memory to load it: {_first_line(problem)}"
-        ) from problem
     except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
+        if isinstance(problem, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(problem)):
+            raise UnavailableError(
+                f"{model.path}: not enough GPU memory to load it: {_first_line(problem)}; free some, or keep "
+                "its components in main memory: --offload, --ernie-offload"
+            ) from problem
         raise ModelError(
             f"{model.path}: cannot be loaded: {_first_line(problem)}; look at its files and config.json"
         ) from problem

@@ -110,9 +110,8 @@ def _artifacts(given: Iterable[str], recipes: Iterable[Recipe]) -> dict[str, Mod
 
 def _named(name: str, option: str, names: Sequence[str]) -> str:
     if name not in names:
-        raise InputError(
-            f"{option} {name}: no recipe of this run; it has {', '.join(names)}{did_you_mean(name, names)}"
-        )
+        known = ", ".join(dict.fromkeys(names)) or "none that quantizes"
+        raise InputError(f"{option} {name}: no recipe of this run; it has {known}{did_you_mean(name, names)}")
     return name
 
 

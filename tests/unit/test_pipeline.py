@@ -86,3 +86,23 @@ def test_a_pipeline_from_elsewhere_has_to_be_named(tiny_model: Path, small_suite
     record = observe(pipe, "bf16", small_suite, model=tiny_model)
     assert record.figures["cost"]["load"] is None
     assert list(record.figures) == ["package", "activation", "images", "cost"]
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_memory_that_runs_out_is_not_blamed_on_the_files(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, problem: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("ernie_qa.pipeline._assemble", full)
+    told = refused(tiny_model, UnavailableError)
+    assert "not enough GPU memory to load it: CUDA" in told
+    assert "--offload" in told
