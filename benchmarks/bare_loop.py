@@ -4,9 +4,9 @@
     python benchmarks/bare_loop.py replica --recipe bf16 --recipe bnb-nf4
 
 Loads each recipe's pipeline with diffusers, transformers, sdnq and bitsandbytes themselves, draws every case
-of the suite once, all but the first after one step to warm up, as ernie_qa does, and prints what each arm
-took. Kernels are compiled into TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR: give both runs the same
-directories for equally warm caches, or this one empty ones for cold caches.
+of the suite once, and prints what each arm took. With --warm-up one step of each case but the first comes
+before it, as ernie_qa has it. Kernels are compiled into TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR: give
+both runs the same directories for equally warm caches, or this one empty ones for cold caches.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def draw(pipe: Any, case: Case, suite: Suite, steps: int) -> float:
     return time.perf_counter() - began
 
 
-def arm(model: Path, recipe: str, suite: Suite) -> str:
+def arm(model: Path, recipe: str, suite: Suite, *, warm_up: bool) -> str:
     """Load and draw one recipe, and say what it took."""
     began = time.perf_counter()
     pipe = load(model, recipe)
@@ -99,7 +99,7 @@ def arm(model: Path, recipe: str, suite: Suite) -> str:
     loaded = time.perf_counter() - began
     seconds: list[float] = []
     for case in suite.cases:
-        if seconds:
+        if seconds and warm_up:
             draw(pipe, case, suite, steps=1)
         seconds.append(draw(pipe, case, suite, suite.steps))
     steady = sorted(seconds[1:])
@@ -115,11 +115,14 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a BF16 model directory, as `ernie-qa replica` writes it")
     parser.add_argument("--suite", default="turbo10")
     parser.add_argument("--recipe", action="append", choices=RECIPES)
+    parser.add_argument(
+        "--warm-up", action="store_true", help="one step of each case but the first before it"
+    )
     options = parser.parse_args()
     suite = find_suite(options.suite)
     began = time.perf_counter()
     for recipe in tqdm.auto.tqdm(options.recipe or RECIPES, disable=None, leave=False):
-        print(arm(options.model, recipe, suite), flush=True)
+        print(arm(options.model, recipe, suite, warm_up=options.warm_up), flush=True)
         gc.collect()
         torch.cuda.empty_cache()
     print(f"{'together':20} {time.perf_counter() - began:.1f} s, imports not counted")

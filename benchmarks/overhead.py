@@ -68,11 +68,8 @@ def main() -> None:
     observed, plain = [], []
     for _ in range(options.rounds):
         observed.append(observation.draw().seconds)
-        for watch in observation.arm.watches:
-            watch.off()
-        plain.append(bare(pipe, case, suite))
-        for watch in observation.arm.watches:
-            watch.on()
+        with observation.arm.unwatched():
+            plain.append(bare(pipe, case, suite))
     observation.close()
     neighbours = median(one / other for one, other in zip(observed, plain, strict=True))
     print(

@@ -158,9 +158,12 @@ def _timed(live: Any, watch: Stopwatch) -> Iterator[None]:
             # outermost, so that what other hooks add and offloading moves is counted
             stack.callback(module.register_forward_pre_hook(starts, prepend=True).remove)
             stack.callback(module.register_forward_hook(ends, always_call=True).remove)
-        decode = live.vae.decode
-        live.vae.decode = _wrapped(decode, watch)
-        stack.callback(vars(live.vae).pop, "decode")
+        attributes = vars(live.vae)
+        # somebody may have put a decode of his own there, a compiled one
+        restore = {"decode": attributes["decode"]} if "decode" in attributes else {}
+        live.vae.decode = _wrapped(live.vae.decode, watch)
+        stack.callback(attributes.update, restore)
+        stack.callback(attributes.pop, "decode")
         yield
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ernie_qa import allocator, compile_cache
 from ernie_qa.baseline.store import find_baseline
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ernie_qa.record import Record
     from ernie_qa.verdict import Verdict
 
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called with a recipe, and how many of its pictures are drawn and wanted: as many as wanted when it ends."""
 
@@ -170,21 +171,19 @@ class Session:
             reference = None if recipe.name == REFERENCE else self._bf16()
             self._begun.add(recipe.name)
             self._progress(recipe.name, 0, len(self.plan.suite.cases))
-            with self._guarded(recipe):
-                self._running = recipe.name, self._observation(recipe, reference)
+            self._running = self._guarded(recipe, lambda: (recipe.name, self._observation(recipe, reference)))
         return len(self._running[1].left)
 
     def warm_up(self, recipe: Recipe) -> None:
         """Get a GPU ready for the next picture of an arm that `begin` loaded."""
-        with self._guarded(recipe):
-            self._observing.warm_up()
+        self._guarded(recipe, lambda: self._observing.warm_up())
 
     def draw(self, recipe: Recipe) -> None:
         """Draw the next picture of an arm that `begin` loaded."""
-        observation = self._observing
-        self._progress(recipe.name, len(observation.drawn), len(self.plan.suite.cases))
-        with self._guarded(recipe):
-            observation.draw()
+        if not self._observing.left:
+            return
+        self._progress(recipe.name, len(self._observing.drawn), len(self.plan.suite.cases))
+        self._guarded(recipe, lambda: self._observing.draw())
 
     def _bf16(self) -> Record:
         return self._finished(find_recipe(REFERENCE))
@@ -204,8 +203,7 @@ class Session:
             while self.begin(recipe):
                 self.warm_up(recipe)
                 self.draw(recipe)
-            with self._guarded(recipe):
-                record = self._observing.finish()
+            record = self._guarded(recipe, lambda: self._observing.finish())
             self._drop()
             self._progress(recipe.name, len(self.plan.suite.cases), len(self.plan.suite.cases))
             self._records[recipe.name] = record
@@ -229,19 +227,21 @@ class Session:
         bf16 = self._baseline.accepted[REFERENCE]
         return self._baseline.pictures if bf16.suite.hash == self.plan.suite.hash else None
 
-    @contextmanager
-    def _guarded(self, recipe: Recipe) -> Iterator[None]:
-        """Libraries kept quiet; an arm that breaks off is told in one line and leaves nothing in memory."""
+    def _guarded(self, recipe: Recipe, step: Callable[[], T]) -> T:
+        """What `step` gives, with libraries kept quiet; an arm that breaks off is told in one line and leaves
+        nothing in memory. `step` must not hold the observation: an error that is kept keeps this frame."""
         try:
             with hushed():
-                yield
-        except (ErnieQAError, OSError, RuntimeError, ValueError) as error:
-            # whoever keeps the error would keep the pipeline alive in its frames, beside the next one
-            traceback.clear_frames(error.__traceback__)
+                return step()
+        except BaseException as error:
+            broke = ErnieQAError(f"{recipe.name} broke off: {_told(error)}")
+            broke.add_note(traceback.format_exc())
+            _forget(error)
             self._drop()
-            if isinstance(error, ErnieQAError):
+            # Triton's errors are plain Exceptions; who interrupts is not stopped
+            if isinstance(error, ErnieQAError) or not isinstance(error, Exception):
                 raise
-            raise ErnieQAError(f"{recipe.name} broke off: {_told(error)}") from error
+            raise broke from error
 
     def _drop(self) -> None:
         if self._running:
@@ -293,7 +293,20 @@ def _untraced() -> Iterator[None]:
         trace.handlers = handlers
 
 
-def _told(error: Exception) -> str:
+def _forget(error: BaseException) -> None:
+    """Take the frames from `error` and from all that led to it: whoever keeps it would keep the pipeline
+    alive in them, and in the closures of their functions, beside the next one."""
+    left, seen = [error], set()
+    while left:
+        one = left.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            one.__traceback__ = None
+            left += [more for more in (one.__cause__, one.__context__) if more]
+
+
+def _told(error: BaseException) -> str:
     """What a library raised, in one line, and where."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     said = next(iter(str(error).strip().splitlines()), "")

@@ -125,6 +125,8 @@ def _run(
                 allocator_share(memory, outside, physical(place) or 0), place
             )
             drawn = draw(pipe, case, plan.suite).peak
+        if _used(place) > memory:
+            return loaded, drawn, max(driver, _used(place)), "drawing"
     except (torch.OutOfMemoryError, UnavailableError) as problem:
         if not any(isinstance(one, torch.OutOfMemoryError) for one in (problem, problem.__cause__)):
             raise

@@ -34,6 +34,7 @@ DISQUALIFYING = {
     "hw_thermal_slowdown": "the GPU ran too hot, and the hardware slowed it down",
     "sw_thermal_slowdown": "the GPU ran too hot, and the driver slowed it down",
     "hw_power_brake": "the power supply slowed the GPU down",
+    "hw_slowdown": "the hardware at least halved the GPU's clocks",
 }
 """The reasons under which times cannot be compared. A power cap by the driver is no such reason: a GPU that
 works hard may always run under it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,14 +119,9 @@ class Observation:
 
     def draw(self) -> Drawn:
         """Draw the next case; a steady picture without the hooks that count, for they cost time."""
-        case, before, steady = self.left[0], compiled_files(), self._steady
-        for watch in self.arm.watches if steady else ():
-            watch.off()
-        try:
+        case, before = self.left[0], compiled_files()
+        with self.arm.unwatched() if self._steady else nullcontext():
             drawn = draw(self.arm.pipe, case, self.arm.suite, prompt=self._prompts.get(case.id))
-        finally:
-            for watch in self.arm.watches if steady else ():
-                watch.on()
         if self._place.type == "cuda":
             drawn = replace(drawn, compiled=compiled_files() - before)
         self.drawn.append(drawn)

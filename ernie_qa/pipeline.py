@@ -89,6 +89,8 @@ def load_pipeline(
                 f"recipe {wanted.name}: {component}: the quantizer {quantizer} does not run on {place.type}"
             )
     _import_classes(found)
+    for quantizer in set(wanted.components.values()):
+        find_quantizer(quantizer).prepare(place.type)
     open_window(place)
     began = now(place)
     with _told_in_one_line(stored or found):

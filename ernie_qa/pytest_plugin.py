@@ -70,8 +70,12 @@ def setting(config: pytest.Config, name: str) -> Any:
     root = config.inipath.parent if config.inipath else config.rootpath
 
     def anchored(text: str) -> str:
-        path_like = "/" in text or text.endswith(".toml")
-        return str(root / text) if name in _PLACES or (path_like and (root / text).exists()) else text
+        # of an artifact, RECIPE=MODEL, the model
+        before, equals, place = text.rpartition("=") if name == "artifact" else ("", "", text)
+        path_like = "/" in place or place.endswith(".toml")
+        if name in _PLACES or (path_like and (root / place).exists()):
+            place = str(root / place)
+        return before + equals + place
 
     expanded = _at_home(value)
     return anchored(expanded) if isinstance(value, str) and value else [anchored(text) for text in expanded]
@@ -80,7 +84,8 @@ def setting(config: pytest.Config, name: str) -> Any:
 def _at_home(value: Any) -> Any:
     """`value`, or each text in it, with `~` expanded: no shell does so in `--option=~/path`."""
     if isinstance(value, str):
-        return str(Path(value).expanduser()) if value.startswith("~") else value
+        before, equals, place = value.rpartition("=")
+        return before + equals + str(Path(place).expanduser()) if place.startswith("~") else value
     return [_at_home(text) for text in value] if isinstance(value, list) else value
 
 
@@ -132,11 +137,11 @@ def _plan(config: pytest.Config, device: str) -> Plan:
     from ernie_qa.plan import plan
     from ernie_qa.report.files import check_directory
 
-    model = setting(config, "model") or "mini"
+    model, own = setting(config, "model") or "mini", True
     if config.getoption("markexpr").strip() == "mini":
         if config.getoption("ernie_model") not in (None, "mini"):
             raise InputError(f"-m mini gates the shipped miniature, not {model}; leave one of the two out")
-        model = "mini"
+        model, own = "mini", False
     if report := setting(config, "report"):
         check_directory(Path(report))
     if setting(config, "update") and not setting(config, "baselines"):
@@ -150,8 +155,9 @@ def _plan(config: pytest.Config, device: str) -> Plan:
         setting(config, "recipe"),
         setting(config, "suite") or None,
         device,
-        artifacts=setting(config, "artifact"),
-        offload=setting(config, "offload"),
+        # what an ini file says of these is about its own model
+        artifacts=setting(config, "artifact") if own else config.getoption("ernie_artifact") or (),
+        offload=setting(config, "offload") if own else config.getoption("ernie_offload") or (),
     )
 
 

@@ -103,6 +103,9 @@ class Quantizer(Protocol):
     def check_options(self, table: Table) -> Mapping[str, Any]:
         """The options in a recipe's section, checked and with defaults filled in; imports no torch."""
 
+    def prepare(self, device: str) -> None:
+        """Import what it needs there, with the settings it needs: before loading is timed."""
+
     def load(self, source: ComponentSource, options: Mapping[str, Any]) -> "Module":
         """The component, quantized, the rest of it in BF16, on its device, ready to run."""
 

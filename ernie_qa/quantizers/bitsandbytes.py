@@ -45,6 +45,11 @@ def check_options(table: Table) -> Mapping[str, Any]:
     }
 
 
+def prepare(device: str) -> None:
+    """Import bitsandbytes."""
+    import_module("bitsandbytes")
+
+
 def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     """Quantize the component while it loads, or load it as it was stored."""
     import torch

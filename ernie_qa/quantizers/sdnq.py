@@ -72,6 +72,18 @@ def check_options(table: Table) -> Mapping[str, Any]:
     return options
 
 
+def prepare(device: str) -> None:
+    """Import sdnq, without compilation on a CPU unless the environment says otherwise."""
+    # sdnq reads it once, when imported: set later, it would not say what sdnq does
+    if device == "cpu" and "sdnq" not in sys.modules and "SDNQ_USE_TORCH_COMPILE" not in os.environ:
+        # compiled, each new shape costs 5 to 60 s on a CPU
+        os.environ["SDNQ_USE_TORCH_COMPILE"] = "0"
+        # it would then warn with every configuration that it is not compiled
+        logging.getLogger("sdnq").setLevel(logging.ERROR)
+    # must come before any load: the import registers SDNQ with transformers
+    import_module("sdnq")
+
+
 def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     """Quantize the component while it loads, or load it as it was stored, then apply the matmul switch.
 
@@ -79,7 +91,7 @@ def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     """
     import torch
 
-    _import_sdnq(source.device)
+    prepare(source.device)
     from sdnq.loader import apply_sdnq_options_to_model
 
     stored = stored_quantization(source.path)
@@ -164,7 +176,7 @@ def prove(device: str, options: Mapping[str, Any]) -> str | None:
     `describe` and `watch` tell them apart."""
     import torch
 
-    _import_sdnq(device)
+    prepare(device)
     if not options["use_quantized_matmul"]:
         options = {**options, "weights_dtype": "int8", "quantized_matmul_dtype": "int8"}
     try:
@@ -183,17 +195,6 @@ def prove(device: str, options: Mapping[str, Any]) -> str | None:
         # names inside sdnq that this file relies on: another release may have renamed them
         return f"the probe does not know this sdnq: {type(moved).__name__}: {moved}"
     return f"the probe does not know sdnq {sdnq_version} on {device}: {problem}" if problem else None
-
-
-def _import_sdnq(device: str) -> None:
-    # sdnq reads it once, when imported: set later, it would not say what sdnq does
-    if device == "cpu" and "sdnq" not in sys.modules and "SDNQ_USE_TORCH_COMPILE" not in os.environ:
-        # compiled, each new shape costs 5 to 60 s on a CPU
-        os.environ["SDNQ_USE_TORCH_COMPILE"] = "0"
-        # it would then warn with every configuration that it is not compiled
-        logging.getLogger("sdnq").setLevel(logging.ERROR)
-    # must come before any load: the import registers SDNQ with transformers
-    import_module("sdnq")
 
 
 def _config(options: Mapping[str, Any]) -> Any:

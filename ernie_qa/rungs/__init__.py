@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -71,6 +72,18 @@ class Arm:
     def stored(self) -> Model:
         """What the pipeline was loaded from."""
         return self.artifact or self.model
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Without the hooks of any watch, which are put back at the end."""
+        # they wrap the same functions, one around the other
+        for watch in reversed(self.watches):
+            watch.off()
+        try:
+            yield
+        finally:
+            for watch in self.watches:
+                watch.on()
 
     def seen(self, component: str) -> Seen:
         """What the component's quantizer sees in it. Read once for all rungs, before the first forward: some

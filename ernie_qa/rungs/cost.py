@@ -26,7 +26,8 @@ ORDER = 6
 RUNS = 3
 """How many accepted runs it takes to know how noisy a figure of this rung is."""
 PEAK_SHARE = 0.01
-"""What a peak may grow by beyond the range of those runs; on an H100 they agreed to the byte."""
+"""What a peak may grow by beyond the range of those runs; on an H100 they agreed within 0.02 %
+(docs/h100.md)."""
 LATENCY_SHARE = 0.08
 """The same for seconds: two GPUs of one model differ by some percent (docs/cost.md)."""
 RATIO_SHARE = 0.04
@@ -78,7 +79,8 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
                 the prompt enhancer wrote; peaks are `ernie_qa.meter.peaks`
     clocks      what `ernie_qa.nvml` saw while the suite was drawn
     physical    bytes of memory that the GPU has; None on a CPU
-    ratios      on a GPU the steady `latency_ratio` and `peak_ratio` to the reference, or `why` there are none
+    ratios      on a GPU the steady `latency_ratio` and `peak_ratio` to the `reference`, or `why` there are
+                none
 
     The first picture begins in a clean memory window; between two pictures nothing is emptied.
     """
@@ -98,7 +100,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
         "clocks": watch.summary(),
         "physical": physical(place),
     }
-    return figures | {"ratios": _ratios(figures, arm.reference) if place.type == "cuda" else None}
+    return figures | {"ratios": _ratios(figures, arm) if place.type == "cuda" else None}
 
 
 def _picture(drawn: Drawn) -> dict[str, Any]:
@@ -173,22 +175,28 @@ def measured(record: Record) -> dict[str, float]:
         found["load"] = load["seconds"]
         if peak := load["peak"].get("allocated"):
             found["load_peak_allocated"] = float(peak)
-    return found | {name: ratio for name, ratio in figures["ratios"].items() if name != "why"}
+    return found | {name: ratio for name, ratio in figures["ratios"].items() if name in _MEASURES}
 
 
 def steady(figures: Figures) -> dict[str, Any]:
     """The pictures that took what they always take, by case: not the first, and none for which kernels were
-    compiled or tuned, which costs seconds and memory of its own."""
-    return {case: one for case, one in list(figures["pictures"].items())[1:] if not one["compiled"]}
+    compiled or tuned, which costs seconds and memory of its own. None at all where that leaves fewer than
+    half: they would speak for too many others."""
+    others = list(figures["pictures"].items())[1:]
+    found = {case: one for case, one in others if not one["compiled"]}
+    return found if 2 * len(found) >= len(others) else {}
 
 
-def _ratios(figures: Figures, reference: Record | None) -> dict[str, Any]:
+def _ratios(figures: Figures, arm: Arm) -> dict[str, Any]:
     """Steady latency and peak against BF16's, picture by picture, the median of them."""
+    reference = arm.reference
     if reference is None:
         return {"why": "there is no reference: observe with the bf16 record of this session"}
     theirs = reference.figures.get(NAME, {})
     if not theirs.get("pictures"):
         return {"why": "the reference holds no figures of this rung: observe bf16 again"}
+    if (reference.model.hash, reference.suite.hash) != (arm.model.identity.hash, arm.suite.hash):
+        return {"why": "the reference is of another model or suite: observe bf16 with this one"}
     if figures["residency"] != theirs["residency"]:
         return {
             "why": f"this arm is {figures['residency']} and BF16 {theirs['residency']}: run both in one way"
@@ -200,6 +208,7 @@ def _ratios(figures: Figures, reference: Record | None) -> dict[str, Any]:
     if not pairs:
         return {"why": NONE_STEADY}
     return {
+        "reference": reference.hash,
         "latency_ratio": median(one["seconds"] / other["seconds"] for one, other in pairs),
         "peak_ratio": median(one["peak"]["allocated"] / other["peak"]["allocated"] for one, other in pairs),
     }
@@ -209,15 +218,17 @@ def _check(name: str, what: _Measure, value: float | None, limit: Limit | None, 
     said = f"{what.title} {_said(value, what.unit)}" if value is not None else what.title
     if name == "latency" and value is not None:
         said += _shares(evidence.record)
-    bound = limit.max if limit else None
-    if limit is None or bound is None:
+    if limit is None:
         message = f"{said}; no limit for this GPU"
         return _named(name, Status.NOT_APPLICABLE, message, False, measured=value, unit=what.unit)
     provisional = ", provisional" if limit.provisional else ""
-    said += f", at most {_said(bound, what.unit)} ({limit.source}{provisional})"
+    bound = limit.min if value is not None and limit.min is not None and value < limit.min else limit.max
+    bounds = [f"at most {_said(limit.max, what.unit)}"] if limit.max is not None else []
+    bounds += [f"at least {_said(limit.min, what.unit)}"] if limit.min is not None else []
+    said += f", {' and '.join(bounds)} ({limit.source}{provisional})"
     if why := _disturbed(evidence, what, value):
         status, said = Status.NOT_COMPARABLE, f"{said}: {why}"
-    elif value is not None and value <= bound:
+    elif value is not None and (bound is None or value <= bound) and bound != limit.min:
         status = Status.PASS
     else:
         status, said = Status.FAIL, f"{said}: compare its stages and clocks with an earlier record's"
@@ -226,19 +237,36 @@ def _check(name: str, what: _Measure, value: float | None, limit: Limit | None, 
 
 def _disturbed(evidence: Evidence, what: _Measure, value: float | None) -> str | None:
     """Why a figure must not be judged; None where it may."""
-    record, reference = evidence.record, evidence.reference
-    figures = record.figures[NAME]
+    figures = evidence.record.figures[NAME]
     if value is None:
         why = figures["ratios"].get("why") if what.ratio else None
         return why or (NOT_LOADED if what.loading else NONE_STEADY)
-    if what.ratio and reference and not same_build_and_machine(record.fingerprint, reference.fingerprint):
-        differing = "; ".join(differences(record.fingerprint, reference.fingerprint)[:3])
-        return f"the reference is of another build or machine ({differing}): observe bf16 again here"
-    if what.timed and (why := disqualified(figures["clocks"])):
+    if what.ratio and (why := _other_reference(evidence, figures["ratios"]["reference"])):
+        return why
+    if not what.ratio and figures["residency"] != RESIDENT:
+        return f"the limit is for a resident pipeline, and this one is {figures['residency']}"
+    # nobody watches while a pipeline is loaded
+    if what.timed and not what.loading and (why := disqualified(figures["clocks"])):
         return why
     peaks = [one["peak"].get("reserved") or 0 for one in figures["pictures"].values()]
     if figures["physical"] and max(peaks) > figures["physical"]:
         return "more was reserved than the GPU has: the driver spilled into main memory"
+    return None
+
+
+def _other_reference(evidence: Evidence, measured: str) -> str | None:
+    """Why a ratio that was measured against the record `measured` must not be judged; None where it may."""
+    record, reference = evidence.record, evidence.reference
+    if reference is None:
+        return f"the ratio was measured against record {measured[:12]}: judge with that record as reference"
+    if measured != reference.hash or record.reference != measured:
+        return (
+            f"the ratio was measured against record {measured[:12]}, and the reference given is "
+            f"{reference.hash[:12]}: judge with the former"
+        )
+    if not same_build_and_machine(record.fingerprint, reference.fingerprint):
+        differing = "; ".join(differences(record.fingerprint, reference.fingerprint)[:3])
+        return f"the reference is of another build or machine ({differing}): observe bf16 again here"
     return None
 
 
@@ -249,6 +277,8 @@ def _shares(record: Record) -> str:
     total = sum(seconds)
     stages = {stage: sum(one["stages"].get(stage, 0.0) for one in others) for stage in others[0]["stages"]}
     shares = ", ".join(f"{stage} {spent / total:.0%}" for stage, spent in stages.items() if stage != "pe")
+    if unread := record.figures[NAME]["clocks"].get("error"):
+        shares += f"; clocks unread: {unread}"
     return f" (median; mean {total / len(seconds):.3g}, {min(seconds):.3g} to {max(seconds):.3g}; {shares})"
 
 

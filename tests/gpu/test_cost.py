@@ -47,6 +47,28 @@ def test_nothing_is_emptied_between_pictures_and_stages_fill_their_time(
     print(figures["clocks"])
 
 
+def test_steady_pictures_of_three_quantized_components_are_drawn_unwatched() -> None:
+    from sdnq.layers.linear import linear_int8
+
+    original = linear_int8.int8_matmul
+    session = Session(few("sdnq-uint4-static"))
+    (recipe,) = session.plan.recipes
+    left = session.begin(recipe)
+    wrapped: list[bool] = []
+    session._observing.arm.pipe.vae.decoder.register_forward_hook(
+        lambda *_: wrapped.append(linear_int8.int8_matmul is not original)
+    )
+    for _ in range(left):
+        session.warm_up(recipe)
+        session.draw(recipe)
+    # a step that is counted comes before each picture but the first
+    assert wrapped == [True, *[True, False] * (left - 1)]
+    verdict = session.outcome(recipe).verdict
+    assert linear_int8.int8_matmul is original
+    assert not [check for check in verdict.of(Status.FAIL) if check.rung == "activation"]
+    assert cost.steady(session.records[recipe.name].figures[cost.NAME])
+
+
 def test_memory_that_runs_out_while_loading_is_told_and_given_back() -> None:
     import torch
 

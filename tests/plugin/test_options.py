@@ -27,6 +27,7 @@ def errors(stderr: str) -> list[str]:
         (["-m", "mini", "--ernie-model", "."], "-m mini gates the shipped miniature"),
         (["--ernie-update"], "--ernie-baselines DIR"),
         (["--ernie-artifact", "sdnq-int8"], "RECIPE=MODEL"),
+        (["--ernie-artifact=sdnq-int8=~/absent"], f"{Path.home()}/absent"),
         (["--ernie-offload", "sdnq-int9"], "sdnq-int9"),
     ],
     ids=[
@@ -38,6 +39,7 @@ def errors(stderr: str) -> list[str]:
         "model beside -m mini",
         "update of nothing",
         "artifact",
+        "artifact at home",
         "offload",
     ],
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,8 +47,11 @@ def timed(record: Record, *pictures: Mapping[str, Any], **figures: Any) -> Recor
 
 def compared(record: Record, bf16: Record | None) -> Record:
     """`record` with the ratios that observing it against `bf16` would have measured."""
-    ratios = cost._ratios(thaw(record.figures["cost"]), bf16)
-    return with_figures(record, "cost", "ratios", value=ratios)
+    model, suite = SimpleNamespace(identity=record.model), SimpleNamespace(hash=record.suite.hash)
+    arm: Any = SimpleNamespace(reference=bf16, model=model, suite=suite)
+    ratios = cost._ratios(thaw(record.figures["cost"]), arm)
+    record = with_figures(record, "cost", "ratios", value=ratios)
+    return replace(record, reference=bf16.hash if bf16 else None)
 
 
 def limited(recipe: Recipe, gpu: str = "", **limits: float) -> Recipe:
@@ -135,7 +139,8 @@ def test_a_limit_decides_the_verdict(record: Record, bf16: Record, recipe: Recip
     assert judge(record, bf16, recipe).status is Status.PASS
     strict = judge(record, bf16, limited(recipe, H100, load=8.9))
     assert [check.label for check in strict.of(Status.FAIL)] == ["cost.load"]
-    blind = judge(compared(record, None), bf16, limited(recipe, peak_ratio=0.5))
+    alone = against(compared(record, None), bf16)
+    blind = judge(alone, bf16, limited(recipe, peak_ratio=0.5))
     assert (blind.status, [check.label for check in blind.of(Status.NOT_COMPARABLE)]) == (
         Status.NOT_COMPARABLE,
         ["cost.peak_ratio"],
@@ -151,8 +156,8 @@ def test_a_limit_that_nothing_is_measured_for_is_refused(recipe: Recipe) -> None
 # what is not comparable
 
 DISTURBED = {
-    "heat": ({"clocks": HOT}, "the GPU ran too hot", {"latency", "load", "first_image_warm"}),
-    "company": ({"clocks": SHARED}, "1 other process computed", {"latency", "load", "first_image_warm"}),
+    "heat": ({"clocks": HOT}, "the GPU ran too hot", {"latency", "first_image_warm"}),
+    "company": ({"clocks": SHARED}, "1 other process computed", {"latency", "first_image_warm"}),
     "spilled": (
         {"physical": 9 * 10**9},
         "the driver spilled into main memory",
@@ -191,11 +196,28 @@ def without_ratios(record: Record, bf16: Record) -> dict[str, tuple[Record, Reco
         "heat": (compared(record, hot), hot, "while BF16 was drawn, the GPU ran too hot"),
         "early": (compared(record, early), early, "the reference holds no figures of this rung"),
         "one picture": (compared(record, alone), alone, "no picture was steady"),
-        "build": (record, of_another_build(bf16), "of another build or machine (packages.torch: "),
+        "build": (
+            compared(record, elsewhere := of_another_build(bf16)),
+            elsewhere,
+            "of another build or machine (packages.torch: ",
+        ),
+        "not given": (compared(record, bf16), None, "judge with that record as reference"),
+        "not that one": (compared(record, bf16), hot, "judge with the former"),
+        "suite": (
+            compared(record, other := replace(bf16, suite=replace(bf16.suite, hash="0" * 64))),
+            other,
+            "of another model or suite",
+        ),
     }
 
 
-@pytest.mark.parametrize("why", ["none", "residency", "heat", "early", "one picture", "build"])
+MEASURED = ("build", "not given", "not that one")
+"""Where there are ratios, which are not to be judged."""
+
+
+@pytest.mark.parametrize(
+    "why", ["none", "residency", "heat", "early", "one picture", "suite", *MEASURED], ids=str
+)
 def test_without_a_fair_reference_ratios_are_not_comparable(
     record: Record, bf16: Record, recipe: Recipe, why: str
 ) -> None:
@@ -205,7 +227,7 @@ def test_without_a_fair_reference_ratios_are_not_comparable(
         assert (found[name].status, found[name].required) == (Status.NOT_COMPARABLE, True)
         assert said in found[name].message
     assert found["load"].status is Status.PASS
-    if why != "build":
+    if why not in MEASURED:
         assert "latency_ratio" not in judged(arm, recipe, reference)
 
 

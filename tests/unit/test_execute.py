@@ -133,7 +133,56 @@ def test_what_breaks_off_mid_way_is_told_and_leaves_no_pipeline(
         session.draw(bf16)
 
 
-class Reached(Exception):
+def test_an_error_with_a_cause_that_somebody_keeps_keeps_no_pipeline(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path
+) -> None:
+    load, alive = execute.load_pipeline, []
+
+    def loading(*given: Any, **options: Any) -> Any:
+        pipe = load(*given, **options)
+        alive.append(weakref.ref(pipe.transformer))
+        raise RuntimeError("CUDA error: out of memory")
+
+    def told(*given: Any, **options: Any) -> Any:
+        try:
+            return loading(*given, **options)
+        except RuntimeError as problem:
+            raise UnavailableError("not enough GPU memory") from problem
+
+    monkeypatch.setattr(execute, "load_pipeline", told)
+    session = Session(plan(tiny_model, [REFERENCE], small_suite))
+    with pytest.raises(UnavailableError) as kept:
+        session.outcome(session.plan.recipes[0])
+    assert kept.value.__cause__ is not None
+    assert [pipe() for pipe in alive] == [None]
+
+
+def test_an_error_of_no_known_kind_is_told_and_an_interruption_drops_the_pipeline(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+) -> None:
+    session = Session(
+        plan(tiny_model, [write_recipe("first", 1.0), write_recipe("second", 1.0)], small_suite)
+    )
+    first, second = session.plan.recipes
+    for recipe, error in ((first, TypeError("an odd kernel")), (second, KeyboardInterrupt())):
+        session.begin(recipe)
+
+        def broken(*_: Any, error: BaseException = error) -> None:
+            raise error
+
+        alive = weakref.ref(session._observing.arm.pipe.transformer)
+        alive().register_forward_pre_hook(broken)
+        expected = ErnieQAError if recipe is first else KeyboardInterrupt
+        with pytest.raises(expected, match="first broke off: TypeError" if recipe is first else None):
+            session.draw(recipe)
+        assert alive() is None
+    assert session.broken == ("first", "second")
+
+
+class Reached(BaseException):
     """A step that a test wants to see, and nothing after it."""
 
 

@@ -1,6 +1,7 @@
 """Observing a picture at a time: what is counted, and what is timed without counting."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -23,26 +24,29 @@ def hooks(observation: Observation) -> int:
 
 
 def test_a_steady_picture_is_drawn_unwatched_after_one_step_that_was_counted(
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_model: Path,
-    small_suite: Path,
-    write_recipe: Callable[[str, float], Path],
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path
 ) -> None:
     # as on a GPU
     monkeypatch.setattr(Observation, "_steady", property(lambda self: bool(self.drawn)))
-    recipe, suite = find_recipe(write_recipe("mine", 1.0)), find_suite(small_suite)
+    # three components, whose watches wrap the same function
+    recipe, suite = find_recipe("sdnq-int8"), find_suite(small_suite)
     pipe = load_pipeline(tiny_model, recipe, "cpu")
-    watched: list[bool] = []
-    pipe.vae.decoder.register_forward_hook(lambda *_: watched.append(hooks(observation) > 0))
+    kernels = import_module("sdnq.layers.linear.linear_int8")
+    original = kernels.int8_matmul
+    watched: list[tuple[bool, bool]] = []
+    pipe.vae.decoder.register_forward_hook(
+        lambda *_: watched.append((hooks(observation) > 0, kernels.int8_matmul is not original))
+    )
     observation = Observation(arm_of(pipe, recipe, suite))
     while observation.left:
         observation.warm_up()
         observation.draw()
     # the first picture, the one step of the second, and the second
-    assert watched == [True, True, False]
+    assert watched == [(True, True), (True, True), (False, False)]
     assert hooks(observation) > 0
     record = observation.finish()
     assert hooks(observation) == 0
+    assert kernels.int8_matmul is original
     calls = ungrouped(Calls, record.figures[activation.NAME]["components"]["transformer"]["calls"])
     assert {one.total for one in calls} == {suite.steps + 1}
     assert not [
