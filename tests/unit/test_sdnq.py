@@ -295,8 +295,8 @@ def test_the_cpu_is_not_compiled_for_on_a_machine_with_cuda() -> None:
     script = (
         "import os, torch\n"
         "torch.cuda.is_available = lambda: True\n"
-        "from ernie_qa.quantizers.sdnq import _import_sdnq\n"
-        "try: _import_sdnq('cpu')\n"
+        "from ernie_qa.quantizers.sdnq import prepare\n"
+        "try: prepare('cpu')\n"
         # without a GPU sdnq stops when it asks which one there is: after it has read the setting
         "except (AssertionError, RuntimeError): pass\n"
         "print(os.environ.get('SDNQ_USE_TORCH_COMPILE'))"
@@ -310,8 +310,8 @@ def test_the_setting_says_what_an_sdnq_imported_before_really_does() -> None:
         # quick: it then compiles nothing to try itself
         "torch._dynamo.config.disable = True\n"
         "import sdnq\n"
-        "from ernie_qa.quantizers.sdnq import _import_sdnq\n"
-        "_import_sdnq('cpu')\n"
+        "from ernie_qa.quantizers.sdnq import prepare\n"
+        "prepare('cpu')\n"
         "print(os.environ.get('SDNQ_USE_TORCH_COMPILE'))"
     )
     assert in_a_process(script) == "None"
