@@ -26,6 +26,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ernie_qa.errors import RecipeError
+from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.quantizers import checked_options, find_quantizer
 from ernie_qa.recipe import Recipe
 from ernie_qa.toml_input import did_you_mean
@@ -128,6 +129,22 @@ class Evidence:
         if self.gate is None:
             return {}
         return {**self.gate.limits, **self.gate.budgets.get(self.record.fingerprint.gpu or "", {})}
+
+    def other_reference(self, measured: str, figures: str) -> str | None:
+        """Why `figures` ("the scores were") that were measured against the record of the hash `measured` must
+        not be judged with this reference; None where they may."""
+        if self.reference is None:
+            return f"{figures} measured against record {measured[:12]}: judge with that record as reference"
+        if measured != self.reference.hash or self.record.reference != measured:
+            return (
+                f"{figures} measured against record {measured[:12]}, and the reference given is "
+                f"{self.reference.hash[:12]}: judge with the former"
+            )
+        ours, theirs = self.record.fingerprint, self.reference.fingerprint
+        if not same_build_and_machine(ours, theirs):
+            differing = "; ".join(differences(ours, theirs)[:3])
+            return f"the reference is of another build or machine ({differing}): observe bf16 again here"
+        return None
 
 
 class Rung(Protocol):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from ernie_qa.baseline.accepted import DRIFT, Tracked
 from ernie_qa.baseline.pictures import pictures_hash
 from ernie_qa.fidelity.metrics import Metric, metrics
-from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.record import pixels_hash
 from ernie_qa.verdict import Check, Status
@@ -208,20 +207,9 @@ def _defects_check(case: str, figure: Mapping[str, Any]) -> Check:
 
 def _incomparable(evidence: Evidence, figures: Figures) -> str | None:
     """Why the scores must not be judged; None where they may."""
-    record, reference, measured = evidence.record, evidence.reference, figures["reference"]
-    if measured is None:
+    if figures["reference"] is None:
         return f"there are no scores: {figures['why']}; observe again with the bf16 record as reference"
-    if reference is None:
-        return f"the scores were measured against record {measured[:12]}: judge with that record as reference"
-    if measured != reference.hash or record.reference != measured:
-        return (
-            f"the scores were measured against record {measured[:12]}, and the reference given is "
-            f"{reference.hash[:12]}: judge with the former"
-        )
-    if not same_build_and_machine(record.fingerprint, reference.fingerprint):
-        differing = "; ".join(differences(record.fingerprint, reference.fingerprint)[:3])
-        return f"the reference is of another build or machine ({differing}): observe bf16 again here"
-    return None
+    return evidence.other_reference(figures["reference"], "the scores were")
 
 
 def _limit_check(name: str, limit: Limit, figures: Figures) -> Check:
