@@ -8,6 +8,7 @@
     │   ├── RecordError       a stored record: unreadable, edited, or of a later schema
     │   └── BaselineError     accepted figures or pictures: damaged, edited, or not to be accepted
     └── UnavailableError      this machine lacks something: a GPU, a package, the LPIPS weights
+        └── OutOfMemoryError  a GPU's memory ran out while a pipeline was loaded
 
 Every message is one line that says what is wrong, where, and what to do.
 """
@@ -43,3 +44,7 @@ class BaselineError(InputError):
 
 class UnavailableError(ErnieQAError):
     """This machine lacks something that was asked for."""
+
+
+class OutOfMemoryError(UnavailableError):
+    """A GPU has not enough memory to load a pipeline."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ernie_qa.allocator import runaway
 from ernie_qa.compile_cache import compiled_files, keep
 from ernie_qa.doctor.findings import GIB, OWN_CONTEXT
-from ernie_qa.errors import InputError, UnavailableError
+from ernie_qa.errors import InputError, OutOfMemoryError, UnavailableError
 from ernie_qa.meter import peaks, physical, require_device
 from ernie_qa.toml_input import did_you_mean
 
@@ -127,9 +127,7 @@ def _run(
             drawn = draw(pipe, case, plan.suite).peak
         if _used(place) > memory:
             return loaded, drawn, max(driver, _used(place)), "drawing"
-    except (torch.OutOfMemoryError, UnavailableError) as problem:
-        if not any(isinstance(one, torch.OutOfMemoryError) for one in (problem, problem.__cause__)):
-            raise
+    except (torch.OutOfMemoryError, OutOfMemoryError):
         reached = peaks(place)
         if loaded is None:
             return reached, None, _used(place), "loading"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.errors import ErnieQAError, InputError, ModelError, UnavailableError
+from ernie_qa.errors import ErnieQAError, InputError, ModelError, OutOfMemoryError, UnavailableError
 from ernie_qa.meter import now, open_window, peaks, require_device
 from ernie_qa.models.artifact import check_artifact
 from ernie_qa.models.find import Model, find_model
@@ -33,8 +34,10 @@ TEACHER = (
 """What the prompt enhancer is fed where a suite does not use it: more than 32 tokens in any tokenizer, fewer
 than 32 of which would leave its quantized kernels unused."""
 
-_OUT_OF_MEMORY = re.compile(r"CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
-"""What libraries say that allocate past torch's allocator."""
+_OUT_OF_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch's allocator says, and libraries that allocate past it."""
+_RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): .+", re.MULTILINE)
+"""The last line of a traceback."""
 _PROVENANCE = "_ernie_qa_provenance"
 
 
@@ -101,25 +104,43 @@ def load_pipeline(
 
 @contextmanager
 def _told_in_one_line(model: Model) -> Iterator[None]:
-    """ModelError for what the libraries raise over files that do not fit, UnavailableError for memory."""
-    import torch
+    """ModelError for what the libraries raise over files that do not fit, OutOfMemoryError for memory."""
     from safetensors import SafetensorError
 
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-        if isinstance(problem, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(problem)):
-            raise UnavailableError(
-                f"{model.path}: not enough GPU memory to load it: {_first_line(problem)}; free some, or keep "
-                "its components in main memory: --offload, --ernie-offload"
+    with _logged("transformers") as log:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
+            said = _cause(problem, log)
+            if _OUT_OF_MEMORY.search(said):
+                raise OutOfMemoryError(
+                    f"{model.path}: not enough GPU memory to load it: {said}; free some, or keep its "
+                    "components in main memory: --offload, --ernie-offload"
+                ) from problem
+            raise ModelError(
+                f"{model.path}: cannot be loaded: {said}; look at its files and config.json"
             ) from problem
-        raise ModelError(
-            f"{model.path}: cannot be loaded: {_first_line(problem)}; look at its files and config.json"
-        ) from problem
 
 
-def _first_line(problem: Exception) -> str:
-    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+@contextmanager
+def _logged(name: str) -> Iterator[list[str]]:
+    """What the logger of that name is told meanwhile."""
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger(name).addHandler(handler)
+    try:
+        yield told
+    finally:
+        logging.getLogger(name).removeHandler(handler)
+
+
+def _cause(problem: Exception, log: Iterable[str]) -> str:
+    """What went wrong, in one line. What a weight's conversion raises, memory that ran out too, transformers
+    only writes to its log, to raise a RuntimeError that points there."""
+    reported = (line for message in log for line in _RAISED.findall(message))
+    first = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+    return next(reported, first) if type(problem) is RuntimeError else first
 
 
 def _load(model: Model, recipe: Recipe, place: torch.device, offload: bool) -> ErnieImagePipeline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,19 +148,24 @@ def _stored_parts(kind: Any, directory: Path, stamps: tuple[tuple[str, int], ...
 
 def _parts(tokenizer: Any) -> dict[str, str]:
     """The sha256 of each part."""
-    parts: dict[str, Any] = {"chat_template": tokenizer.chat_template}
-    parts["special_tokens"] = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    parts = {"chat_template": _sha256_of(tokenizer.chat_template), "special_tokens": _sha256_of(special)}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        parts["vocabulary"] = tokenizer.get_vocab()
-    else:
-        rules = json.loads(backend.to_str())
-        # not its truncation and padding: each call leaves its own there
-        parts |= {key: rules.get(key) for key in _RULES}
-    return {
-        key: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
-        for key, part in parts.items()
-    }
+        return parts | {"vocabulary": _sha256_of(tokenizer.get_vocab())}
+    return parts | _rules(backend.to_str())
+
+
+@lru_cache(maxsize=4)
+def _rules(tokenizer: str) -> dict[str, str]:
+    """The same of a tokenizer's JSON: kept, for it is the same in every arm and long at full size. Not of its
+    truncation and padding: each call leaves its own there."""
+    rules = json.loads(tokenizer)
+    return {key: _sha256_of(rules.get(key)) for key in _RULES}
+
+
+def _sha256_of(part: Any) -> str:
+    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
 
 
 def _canonical(value: Any) -> bytes:

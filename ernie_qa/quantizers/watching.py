@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -96,10 +96,9 @@ class Watch:
                 self._component(*args, **kwargs)
         finally:
             self._replaying = False
-        for event in profiler.events() or ():
-            if event.name.startswith(MARK):
-                tally = self._tallies[event.name.removeprefix(MARK)]
-                tally.ops.update(name for name in _inside(event) if name in self._kernel_ops)
+        for layer, op in _dispatched(profiler.profiler.kineto_results.events()):
+            if op in self._kernel_ops:
+                self._tallies[layer].ops[op] += 1
         return True
 
     def kernel_entered(self) -> None:
@@ -233,7 +232,18 @@ def _call(value: Tensor) -> Call:
     return Call(rows=value.numel() // max(features, 1), decoding=value.ndim == 3 and value.shape[-2] == 1)
 
 
-def _inside(event: Any) -> Iterator[str]:
-    for child in event.cpu_children:
-        yield child.name
-        yield from _inside(child)
+def _dispatched(events: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Layer and op, for every op that a layer's range in a profile holds.
+
+    Read from the profiler's raw events: its tree of them in Python takes longer to build than the forward.
+    """
+    ranges: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    # of two that begin together the outer one ends later
+    for event in sorted(events, key=lambda one: (one.start_ns(), -one.end_ns())):
+        open_ranges, name = ranges[event.start_thread_id()], event.name()
+        while open_ranges and open_ranges[-1][0] <= event.start_ns():
+            open_ranges.pop()
+        if name.startswith(MARK):
+            open_ranges.append((event.end_ns(), name.removeprefix(MARK)))
+        elif open_ranges:
+            yield open_ranges[-1][1], name

@@ -93,7 +93,9 @@ class Arm:
             pipe: Any = self.pipe
             name = self.recipe.components[component]
             quantizer, options = find_quantizer(name), checked_options(self.recipe)[name]
-            probe = quantizer.prove(str(pipe._execution_device), options)
+            # one proof a quantizer: all components have its options from the same recipe
+            proved = next((one for one in self._seen.values() if one.quantizer is quantizer), None)
+            probe = proved.probe if proved else quantizer.prove(str(pipe._execution_device), options)
             states = () if probe else quantizer.describe(getattr(pipe, component), options)
             self._seen[component] = Seen(quantizer, options, probe, tuple(states))
         return self._seen[component]

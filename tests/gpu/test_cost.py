@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ernie_qa.errors import UnavailableError
+from ernie_qa.errors import OutOfMemoryError, UnavailableError
 from ernie_qa.execute import Session
 from ernie_qa.plan import Plan, plan
 from ernie_qa.recipe import REFERENCE, find_recipe
@@ -77,7 +77,7 @@ def test_memory_that_runs_out_while_loading_is_told_and_given_back() -> None:
     session.outcome(find_recipe(REFERENCE))
     before = torch.cuda.memory_allocated()
     hog: Any = torch.empty(torch.cuda.mem_get_info()[0] - 4 * 2**20, dtype=torch.uint8, device="cuda")
-    with pytest.raises(UnavailableError, match="not enough GPU memory to load it") as told:
+    with pytest.raises(OutOfMemoryError, match="not enough GPU memory to load it") as told:
         session.outcome(first)
     assert "\n" not in str(told.value)
     print(told.value)

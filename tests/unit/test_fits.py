@@ -12,7 +12,7 @@ import torch
 from ernie_qa import fits as module
 from ernie_qa.cli import main
 from ernie_qa.cli.fits import lines
-from ernie_qa.errors import InputError, UnavailableError
+from ernie_qa.errors import InputError, OutOfMemoryError, UnavailableError
 from ernie_qa.fits import GIB, Fit, allocator_share, fits, largest
 from ernie_qa.plan import plan
 from ernie_qa.suite import find_suite
@@ -135,7 +135,7 @@ def attempt(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Try:
             try:
                 gpu.take(round(load * GIB))
             except torch.OutOfMemoryError as problem:
-                raise UnavailableError("not enough GPU memory to load it") from problem
+                raise OutOfMemoryError("not enough GPU memory to load it") from problem
 
         def draw_case(*_: Any, **__: Any) -> Any:
             held = gpu.reserved

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ernie_qa.drawing import draw, latents
-from ernie_qa.errors import ErnieQAError, InputError, ModelError, UnavailableError
+from ernie_qa.errors import ErnieQAError, InputError, ModelError, OutOfMemoryError, UnavailableError
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline, provenance
 from ernie_qa.suite import find_suite
@@ -20,9 +20,9 @@ def copied(tiny_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "copied"))
 
 
-def refused(model: Path, error: type[ErnieQAError] = ModelError) -> str:
+def refused(model: Path, error: type[ErnieQAError] = ModelError, recipe: str = "bf16") -> str:
     with pytest.raises(error) as raised:
-        load_pipeline(model, "bf16", "cpu")
+        load_pipeline(model, recipe, "cpu")
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -103,6 +103,21 @@ def test_memory_that_runs_out_is_not_blamed_on_the_files(
         raise problem
 
     monkeypatch.setattr("ernie_qa.pipeline._assemble", full)
-    told = refused(tiny_model, UnavailableError)
+    told = refused(tiny_model, OutOfMemoryError)
     assert "not enough GPU memory to load it: CUDA" in told
     assert "--offload" in told
+
+
+def test_what_transformers_only_writes_to_its_log_is_told(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("bitsandbytes.functional.quantize_4bit", full)
+    problem: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    told = refused(tiny_model, OutOfMemoryError, recipe="bnb-nf4")
+    assert "load it: torch.OutOfMemoryError: CUDA out of memory. Tried" in told
+    problem = ValueError("Blockwise 4bit quantization only supports 16/32-bit floats, but got torch.uint8")
+    told = refused(tiny_model, ModelError, recipe="bnb-nf4")
+    assert "cannot be loaded: ValueError: Blockwise 4bit quantization only supports" in told
