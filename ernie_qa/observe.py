@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -92,6 +92,7 @@ class Observation:
         self._fingerprint = take_fingerprint(str(self._place))
         self._prompts = cost.written(arm.reference) if arm.reference else {}
         self.drawn: list[Drawn] = []
+        self._begun: list[Future[Any]] = []
         self._halves = {rung.NAME: rung.measure(arm) for rung in rungs()}
         try:
             for half in self._halves.values():
@@ -120,11 +121,14 @@ class Observation:
     def draw(self) -> Drawn:
         """Draw the next case; a steady picture without the hooks that count, for they cost time."""
         case, before = self.left[0], compiled_files()
+        # what was begun on the picture before must not share the machine with this one
+        wait(self._begun)
         with self.arm.unwatched() if self._steady else nullcontext():
             drawn = draw(self.arm.pipe, case, self.arm.suite, prompt=self._prompts.get(case.id))
         if self._place.type == "cuda":
             drawn = replace(drawn, compiled=compiled_files() - before)
         self.drawn.append(drawn)
+        self._begun = [begun for begin in self.arm.after if (begun := begin(drawn))]
         return drawn
 
     def finish(self) -> Record:

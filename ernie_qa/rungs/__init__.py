@@ -18,7 +18,7 @@ A new rung is a new file here and nothing else.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,6 +32,8 @@ from ernie_qa.recipe import Recipe
 from ernie_qa.toml_input import did_you_mean
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from diffusers import ErnieImagePipeline
 
     from ernie_qa.baseline.accepted import Tracked
@@ -56,7 +58,8 @@ class Arm:
 
     `accepted` are the pictures that BF16 drew when a person accepted them; None for all other arms.
     `artifact` is the directory that it was loaded from as the recipe had quantized it, None where `model` was
-    quantized in memory.
+    quantized in memory. Each of `after` is called with every picture once it is drawn; what it begins ends
+    before the next one is drawn and timed, and so runs beside that one's warm-up.
     """
 
     pipe: ErnieImagePipeline
@@ -67,6 +70,9 @@ class Arm:
     accepted: Pictures | None = None
     artifact: Model | None = None
     watches: list[Watching] = field(default_factory=list, compare=False, repr=False)
+    after: list[Callable[[Drawn], Future[Any] | None]] = field(
+        default_factory=list, compare=False, repr=False
+    )
     _seen: dict[str, Seen] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -1,0 +1,75 @@
+"""Engines that read a line of text, a file each; found here by discovery.
+
+An engine is a module with
+
+    NAME          what figures and messages call it
+    ORDER         of two that could read a text, the one with the lower number does
+    INSTALL       the command that installs what it needs
+    version()     every part that decides what is read, in one line
+    alphabet()    the characters that it can tell apart; what is not among them it drops, or takes for others
+    read(lines)   the text of each picture of one line
+
+The last three raise UnavailableError where something is not installed. A new engine is a new file here and
+nothing else. Heavy imports belong inside the functions.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from ernie_qa.errors import UnavailableError
+from ernie_qa.fidelity.text.score import normalized
+
+if TYPE_CHECKING:
+    from ernie_qa.fidelity.metrics import Pixels
+
+
+class Engine(Protocol):
+    """What an engine module offers."""
+
+    NAME: str
+    ORDER: int
+    INSTALL: str
+
+    def version(self) -> str: ...
+
+    def alphabet(self) -> frozenset[str]: ...
+
+    def read(self, lines: Sequence[Pixels]) -> list[str]:
+        """The text of each uint8 RGB [H, W, 3] picture of one line; empty where it reads nothing."""
+        ...
+
+
+@cache
+def engines() -> tuple[Engine, ...]:
+    """All engines, in their order."""
+    found = (import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted((cast("Engine", module) for module in found), key=lambda engine: engine.ORDER))
+
+
+def engine_for(text: str) -> Engine:
+    """The first engine whose alphabet holds every character of `text`.
+
+    UnavailableError where none does, or where one that might is not installed.
+    """
+    lacking = []
+    for engine in engines():
+        try:
+            known = _known(engine.NAME)
+        except UnavailableError as missing:
+            lacking.append(str(missing))
+            continue
+        if not (unknown := sorted(set(normalized(text)) - known)):
+            return engine
+        lacking.append(f"{engine.NAME} does not know {' '.join(unknown)}")
+    raise UnavailableError(f'no engine can read "{text}": {"; ".join(lacking)}')
+
+
+@cache
+def _known(name: str) -> frozenset[str]:
+    engine = next(one for one in engines() if name == one.NAME)
+    return frozenset(normalized("".join(engine.alphabet())))
