@@ -35,6 +35,7 @@ from ernie_qa.fidelity.lpips_weights import (
     read_torchvision,
     torchvision_path,
 )
+from ernie_qa.fidelity.text.engines import engines
 from ernie_qa.fingerprint import PACKAGES, take_fingerprint, version_of
 from ernie_qa.meter import require_device, room
 
@@ -108,6 +109,7 @@ def _look_with_torch(asked: str | None, device: str) -> Iterator[Finding]:
     usable = min(cores, max(1, math.ceil(limit))) if limit else cores
     yield findings.threads(machine.threads, usable, os.cpu_count() or cores, os.getloadavg()[0])
     yield _lpips()
+    yield _words()
 
 
 def _declared() -> list[str]:
@@ -195,6 +197,20 @@ def _lpips() -> Finding:
         return Finding("lpips", State.MISSING, f"{path} holds other weights, or is damaged", mend)
     mend = f"{fetching} ahead of time: the first gate fetches them, and without a network it cannot."
     return Finding("lpips", State.ADVICE, f"not yet in {path}", mend)
+
+
+def _words() -> Finding:
+    """Whether the engines that read words in pictures are here."""
+    found, lacking = [], []
+    for engine in engines():
+        try:
+            found.append(engine.version())
+        except UnavailableError as missing:
+            lacking.append(str(missing))
+    if not lacking:
+        return Finding("words", State.OK, ", ".join(found))
+    mend = f"Run `{engines()[-1].INSTALL}`: without it nobody reads the words in pictures."
+    return Finding("words", State.ADVICE, "; ".join([*found, *lacking]), mend)
 
 
 def _lacking(environment: Mapping[str, str]) -> list[str]:

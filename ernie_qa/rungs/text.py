@@ -139,7 +139,7 @@ def judge(evidence: Evidence) -> Iterator[Check]:
             message = f"{len(worse)} of {len(cases)} pictures are gradable: BF16's own words are illegible"
             yield Check(name, NAME, Status.NOT_COMPARABLE, message)
         else:
-            yield _limit_check(name, limit, worse, len(cases))
+            yield _limit_check(name, limit, worse, cases, bf16)
 
 
 def _standing(evidence: Evidence, figures: Figures | None) -> tuple[Status, str]:
@@ -205,7 +205,7 @@ def _gradable(bf16: Strings) -> bool:
 def _case_check(case: str, ours: Strings, bf16: Strings | None) -> Check:
     """One picture, and BF16's beside it, to be seen; only the suite's figures decide."""
     rate = measured = _rates(ours)["cer_rise"]
-    shown, message = ours, f"{case}: character error rate {rate:.3f}"
+    message = f"{case}: character error rate {rate:.3f}"
     if bf16 is not None:
         base = _rates(bf16)["cer_rise"]
         measured = rate - base
@@ -213,17 +213,28 @@ def _case_check(case: str, ours: Strings, bf16: Strings | None) -> Check:
         if not _gradable(bf16):
             message = f"{case}: not gradable: the character error rate of BF16's own picture is {base:.2f}"
             return Check(f"{NAME}.cer", NAME, Status.NOT_APPLICABLE, message, False, case=case)
-        shown = [one for one, other in zip(ours, bf16, strict=True) if one["errors"] > other["errors"]]
-    wrong = [
-        f'"{one["expected"]}" reads "{marked(one["expected"], one["read"])}"'
-        for one in shown
-        if one["errors"]
-    ]
+    wrong = _misread(ours, bf16)
     message += f": {'; '.join(wrong)}" if wrong else ""
     return Check(f"{NAME}.cer", NAME, Status.NOT_APPLICABLE, message, False, case=case, measured=measured)
 
 
-def _limit_check(name: str, limit: Limit, worse: Mapping[str, Mapping[str, float]], cases: int) -> Check:
+def _misread(ours: Strings, bf16: Strings | None) -> list[str]:
+    """The texts that were read with an error, with more than in BF16's picture where there is one."""
+    most = [one["errors"] for one in bf16] if bf16 is not None else [0] * len(ours)
+    return [
+        f'"{one["expected"]}" reads "{marked(one["expected"], one["read"])}"'
+        for one, errors in zip(ours, most, strict=True)
+        if one["errors"] > errors
+    ]
+
+
+def _limit_check(
+    name: str,
+    limit: Limit,
+    worse: Mapping[str, Mapping[str, float]],
+    cases: Mapping[str, Strings],
+    bf16: Mapping[str, Strings],
+) -> Check:
     key, _, statistic = name.removeprefix(f"{NAME}.").rpartition("_")
     values = {case: measures[key] for case, measures in worse.items()}
     worst = max(values, key=lambda case: values[case])
@@ -233,10 +244,11 @@ def _limit_check(name: str, limit: Limit, worse: Mapping[str, Mapping[str, float
     provisional = ", provisional" if limit.provisional else ""
     message = (
         f"{_MEASURES[key]}, {statistic} {value:.4g}, at most {limit.max:g} ({limit.source}{provisional}); "
-        f"worst is {worst} with {values[worst]:.4g}; {len(values)} of {cases} pictures gradable"
+        f"worst is {worst} with {values[worst]:.4g}; {len(values)} of {len(cases)} pictures gradable"
     )
     if not within:
-        message += f": see {NAME}.cer[{worst}], and pictures/{worst}.png beside the reference's"
+        wrong = "; ".join(_misread(cases[worst], bf16[worst]))
+        message += f": {wrong}: look at pictures/{worst}.png beside the reference's"
     status = Status.PASS if within else Status.FAIL
     return Check(name, NAME, status, message, measured=value, limit=limit.max)
 

@@ -18,7 +18,7 @@ from ernie_qa import doctor
 from ernie_qa.cli import main
 from ernie_qa.doctor import Finding, State, examine, findings
 from ernie_qa.doctor.findings import GIB, Gpu
-from ernie_qa.errors import InputError
+from ernie_qa.errors import InputError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import COMMAND, FILE
 from ernie_qa.fingerprint import PACKAGES, take_fingerprint
 
@@ -412,3 +412,17 @@ def test_the_home_directory_is_not_told(tmp_path: Path, monkeypatch: pytest.Monk
     assert here("disk").found.startswith("~/work, ")
     monkeypatch.chdir(tmp_path / "al-2")
     assert here("disk").found.startswith(f"{tmp_path}/al-2, ")
+
+
+def test_engines_that_read_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert here("words").state is State.OK
+    monkeypatch.setattr("ernie_qa.fidelity.text.engines.tesseract._data", lambda: missing())
+
+    def missing() -> Path:
+        raise UnavailableError("rus.traineddata is not installed")
+
+    found = here("words")
+    assert found.state is State.ADVICE
+    assert "rapidocr 3" in found.found
+    assert "rus.traineddata is not installed" in found.found
+    assert "apt-get install tesseract-ocr-rus" in found.advice
