@@ -23,9 +23,10 @@ Box = tuple[int, int, int, int]
 INK = 0.5
 """A pixel is ink where it is more than this share of the way from the ground to what differs most from it:
 half, so that the soft edges of two letters do not join them."""
-SPACE = 0.4
-"""Of the line's height: a wider gap parts two words. In DejaVu and WenQuanYi a space is 0.4 or more, and the
-gap between two letters 0.3 at most."""
+SPACE = 0.3
+"""Of the line's height: a wider gap parts two words. Of the pairs of letters in DejaVu Sans and Serif and
+WenQuanYi Micro Hei 99 in 100 are at most 0.26 of a capital's height apart, and with a space between them 99
+in 100 are 0.33 or more."""
 MARK = 0.5
 """Of the line's height: what is lower is a dot, a dash or a quotation mark, and is no letter."""
 ALIKE = 0.3
