@@ -81,6 +81,8 @@ def _distance(one: str, other: str, enough: int) -> int:
 def marked(expected: str, read: str) -> str:
     """`read` with what differs from `expected` in brackets: `$6.[8]0`, `4[1]2`, and `wo[-r]d` where an r is
     missing. Case, white space and NFKC forms are no difference."""
+    # a letter and its accent are one character
+    read = unicodedata.normalize("NFC", read)
     forms = [normalized(character) for character in read]
     # the place in `read` that each character of the normalized text came from
     places = [place for place, form in enumerate(forms) for _ in form]
