@@ -68,7 +68,7 @@ def _enlarged(picture: Pixels) -> Pixels:
 def _kept(path: Path) -> dict[str, tuple[str, ...]] | None:
     """What was kept there; None where there is nothing that can be used."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): tuple(map(str, lines)) for name, lines in found.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return None
@@ -79,6 +79,6 @@ def _keep(path: Path, found: dict[str, tuple[str, ...]]) -> None:
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(found, file, ensure_ascii=False)
         Path(name).replace(path)

@@ -16,7 +16,8 @@ nothing else. Heavy imports belong inside the functions.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
@@ -63,7 +64,8 @@ def engine_for(text: str) -> Engine:
         except UnavailableError as missing:
             lacking.append(str(missing))
             continue
-        if not (unknown := sorted(set(normalized(text)) - known)):
+        unknown = sorted({form for form in _forms(text) if form not in known and set(form) - known})
+        if not unknown:
             return engine
         lacking.append(f"{engine.NAME} does not know {' '.join(unknown)}")
     raise UnavailableError(f'no engine can read "{text}": {"; ".join(lacking)}')
@@ -72,4 +74,10 @@ def engine_for(text: str) -> Engine:
 @cache
 def _known(name: str) -> frozenset[str]:
     engine = next(one for one in engines() if name == one.NAME)
-    return frozenset(normalized("".join(engine.alphabet())))
+    # of № it knows "no" alone, neither n nor o
+    return frozenset(map(normalized, engine.alphabet()))
+
+
+def _forms(text: str) -> Iterator[str]:
+    """Each character of `text`, with its accents, in the form in which it is compared."""
+    return filter(None, map(normalized, unicodedata.normalize("NFC", text)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import UnavailableError
@@ -70,6 +71,9 @@ def _blank() -> Pixels:
 def _engine() -> Any:
     try:
         from rapidocr import RapidOCR
+
+        # it looks for that only with the first line
+        import_module("onnxruntime")
     except ImportError as missing:
         raise UnavailableError(f"{NAME} is not installed ({missing}): {INSTALL}") from missing
     threads = min(THREADS, os.cpu_count() or 1)
