@@ -25,6 +25,9 @@ SHORTEST = 512
 """Pixels. A picture with a shorter side is enlarged, by a whole number: the miniature's letters are 10 to 15
 pixels high, and PP-OCR's network takes lines of 48."""
 
+FORM = 1
+"""Counted up whenever lines are found, cut or prepared otherwise: what was kept before is then read again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -44,7 +47,7 @@ def reader(engines: Iterable[Engine]) -> Reader:
 
 def read(picture: Pixels, by: Reader) -> dict[str, tuple[str, ...]]:
     """Engine -> the lines that it reads in uint8 RGB [H, W, 3], from top to bottom."""
-    key = digest([pixels_hash(picture), SHORTEST, by.finder, sorted(by.versions.values())])
+    key = digest([FORM, pixels_hash(picture), SHORTEST, by.finder, sorted(by.versions.values())])
     path = cache_directory() / "text" / key[:2] / f"{key}.json"
     kept = _kept(path)
     if kept is None or kept.keys() != {engine.NAME for engine in by.versions}:
