@@ -219,12 +219,18 @@ def _case_check(case: str, ours: Strings, bf16: Strings | None) -> Check:
 
 
 def _misread(ours: Strings, bf16: Strings | None) -> list[str]:
-    """The texts that were read with an error, with more than in BF16's picture where there is one."""
-    most = [one["errors"] for one in bf16] if bf16 is not None else [0] * len(ours)
+    """The texts that were read with an error; where there is BF16's picture, worse than in that."""
+    wrong = ours
+    if bf16 is not None:
+        pairs = zip(ours, bf16, strict=True)
+        # a word can be lost without one more error, where two run into one
+        wrong = [
+            one for one, other in pairs if one["errors"] > other["errors"] or one["found"] < other["found"]
+        ]
     return [
         f'"{one["expected"]}" reads "{marked(one["expected"], one["read"])}"'
-        for one, errors in zip(ours, most, strict=True)
-        if one["errors"] > errors
+        for one in wrong
+        if one["errors"]
     ]
 
 
