@@ -93,6 +93,7 @@ def test_collection_names_recipes_and_cases_and_loads_nothing(
         "test_picture[mine-one]",
         "test_picture[mine-two]",
         "test_suite[mine]",
+        "test_text[mine]",
         "test_verdict[mine]",
     ]
 
