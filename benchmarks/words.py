@@ -152,7 +152,7 @@ def main() -> None:
 
     threads = os.environ.get("OMP_NUM_THREADS", "as the system gives them")
     with tempfile.TemporaryDirectory() as cache:
-        # LPIPS's weights are where they always are; it is loaded before the cache moves
+        # before the cache moves: LPIPS's weights are in the one that is there
         lpips.score(*([poster((64, 64), (), 0).pixels],) * 2, "cpu")
         os.environ["ERNIE_QA_CACHE"] = cache
         try:

@@ -90,7 +90,7 @@ def poster(size: tuple[int, int], lines: tuple[Line, ...], seed: int) -> Poster:
         left, above, right, below = pen.textbbox((MARGIN, top + line.size), line.text, font=font, anchor="ls")
         boxes.append((int(left) - 8, int(above) - 6, int(right) + 9, int(below) + 7))
         top += round(LEADING * line.size)
-    if top > size[1] or max(box[2] for box in boxes) > size[0]:
+    if top > size[1] or max((box[2] for box in boxes), default=0) > size[0]:
         raise ValueError(f"the lines do not fit on {size[0]}x{size[1]}")
     _shapes(pen, size, top, random)
     return Poster(np.asarray(image), tuple(boxes))

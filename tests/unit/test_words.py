@@ -81,7 +81,7 @@ def test_the_miniature_is_read_without_an_error() -> None:
 
 
 def glyphs(*patterns: str) -> tuple[np.ndarray, words.Box]:
-    """A line of glyphs of 3 x 4 cells (`#.#/...`), 2 pixels a cell, one cell apart; free ground at the right."""
+    """A line of glyphs of 3 x 4 cells (`#.#/...`), 2 pixels a cell, one cell apart, and its box."""
     picture = np.full((24, 80, 3), GROUND, np.uint8)
     for at, pattern in enumerate(patterns):
         cells = np.array([[cell == "#" for cell in row] for row in pattern.split("/")])
@@ -147,8 +147,8 @@ def test_a_blur_stays_in_its_box() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_box_without_words_is_told(fault: Callable[..., np.ndarray]) -> None:
-    picture, box = glyphs()
-    with pytest.raises(ValueError, match="holds 0 glyphs, and [12] are needed"):
+    picture, _ = glyphs()
+    with pytest.raises(ValueError, match=r"holds 0 glyphs, and [12] are needed"):
         fault(picture, (2, 4, 30, 20))
     with pytest.raises(ValueError, match="lies outside the picture of 80x24"):
         fault(picture, (2, 4, 81, 20))
