@@ -75,7 +75,7 @@ def _engine() -> Any:
         # it looks for that only with the first line
         import_module("onnxruntime")
     except ImportError as missing:
-        raise UnavailableError(f"{NAME} is not installed ({missing}): {INSTALL}") from missing
+        raise UnavailableError(f"{NAME} cannot be imported ({missing}): {INSTALL}") from missing
     threads = min(THREADS, os.cpu_count() or 1)
     return RapidOCR(
         params={

@@ -107,7 +107,7 @@ def _tesserocr() -> Any:
     try:
         import tesserocr
     except ImportError as missing:
-        raise UnavailableError(f"{NAME} is not installed ({missing}): {INSTALL}") from missing
+        raise UnavailableError(f"{NAME} cannot be imported ({missing}): {INSTALL}") from missing
     return tesserocr
 
 
