@@ -227,11 +227,16 @@ def _misread(ours: Strings, bf16: Strings | None) -> list[str]:
         wrong = [
             one for one, other in pairs if one["errors"] > other["errors"] or one["found"] < other["found"]
         ]
-    return [
-        f'"{one["expected"]}" reads "{marked(one["expected"], one["read"])}"'
-        for one in wrong
-        if one["errors"]
-    ]
+    return [_said(one) for one in wrong if one["errors"]]
+
+
+def _said(one: Mapping[str, Any]) -> str:
+    """One expected text beside what was read for it."""
+    expected, read = one["expected"], one["read"]
+    # with more wrong than right, marks would show how two unrelated texts differ
+    if 2 * one["errors"] > one["length"]:
+        return f'"{expected}" cannot be read' + (f', the nearest is "{read}"' if read else "")
+    return f'"{expected}" reads "{marked(expected, read)}"'
 
 
 def _limit_check(
@@ -260,5 +265,5 @@ def _limit_check(
 
 
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
-    """Nothing: how far an engine's readings of unchanged quality scatter has not been measured."""
+    """Nothing: what is read hangs on the engines' versions, and limits against BF16 of the session decide."""
     yield from ()
