@@ -25,7 +25,7 @@ SHORTEST = 512
 """Pixels. A picture with a shorter side is enlarged, by a whole number: the miniature's letters are 10 to 15
 pixels high, and PP-OCR's network takes lines of 48."""
 
-FORM = 1
+FORM = 2
 """Counted up whenever lines are found, cut or prepared otherwise: what was kept before is then read again."""
 
 
