@@ -22,8 +22,8 @@ INSTALL = "pip install 'ernie-qa[text]' && apt-get install tesseract-ocr-rus"
 
 LANGUAGE = "rus"
 HEIGHTS = (32, 40, 48)
-"""Pixels to which a line is brought. Rescaled by 0.92 and under noise that no reader minds, one of 55 pixels was
-read as "12 ОКЕНБРЯ" with a confidence of 42 %, and at each of these as "12 ОКТЯБРЯ" with 93 to 96 %."""
+"""Pixels to which a line is brought. Rescaled by 0.92 and under noise that no reader minds, one of 55 pixels
+was read as "12 ОКЕНБРЯ" with a confidence of 42 %, and at each of these as "12 ОКТЯБРЯ" with 93 to 96 %."""
 MARGIN = 10
 """Pixels of ground around a line: Tesseract's documentation asks for some."""
 _PLACES = (
