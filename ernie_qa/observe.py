@@ -117,6 +117,8 @@ class Observation:
         if self._steady:
             case = self.left[0]
             warm_up(self.arm.pipe, case, self.arm.suite, prompt=self._prompts.get(case.id))
+            # whoever times `draw` is not to time what was begun on the picture before
+            wait(self._begun)
 
     def draw(self) -> Drawn:
         """Draw the next case; a steady picture without the hooks that count, for they cost time."""

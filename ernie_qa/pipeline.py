@@ -105,6 +105,7 @@ def load_pipeline(
 @contextmanager
 def _told_in_one_line(model: Model) -> Iterator[None]:
     """ModelError for what the libraries raise over files that do not fit, OutOfMemoryError for memory."""
+    import torch
     from safetensors import SafetensorError
 
     with _logged("transformers") as log:
@@ -112,7 +113,7 @@ def _told_in_one_line(model: Model) -> Iterator[None]:
             yield
         except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
             said = _cause(problem, log)
-            if _OUT_OF_MEMORY.search(said):
+            if isinstance(problem, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(f"{problem}\n{said}"):
                 raise OutOfMemoryError(
                     f"{model.path}: not enough GPU memory to load it: {said}; free some, or keep its "
                     "components in main memory: --offload, --ernie-offload"

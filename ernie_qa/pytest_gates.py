@@ -184,7 +184,7 @@ def _end_rung(verdict: Verdict, rung: str, checks: list[Check]) -> None:
         # it decides nothing; but what was not shown must not look like a pass either
         found = worst(check.status for check in checks)
         if found is not Status.PASS:
-            pytest.skip(f"informational: {next(one.message for one in checks if one.status is found)}")
+            pytest.skip(f"decides nothing: {next(one.message for one in checks if one.status is found)}")
     status = worst(check.status for check in checks if check.required)
     if status in (Status.FAIL, Status.NOT_COMPARABLE):
         told = [check for check in checks if check.required and check.status is status]

@@ -36,6 +36,7 @@ from ernie_qa.fidelity.lpips_weights import (
     torchvision_path,
 )
 from ernie_qa.fidelity.text.engines import engines
+from ernie_qa.fidelity.text.reading import reader
 from ernie_qa.fingerprint import PACKAGES, take_fingerprint, version_of
 from ernie_qa.meter import require_device, room
 
@@ -204,13 +205,13 @@ def _words() -> Finding:
     found, lacking = [], []
     for engine in engines():
         try:
-            found.append(engine.version())
+            found += [version for version in reader([engine]).versions.values() if version not in found]
         except UnavailableError as missing:
             lacking.append(str(missing))
     if not lacking:
         return Finding("words", State.OK, ", ".join(found))
     mend = f"Run `{engines()[-1].INSTALL}`: without it nobody reads the words in pictures."
-    return Finding("words", State.ADVICE, "; ".join([*found, *lacking]), mend)
+    return Finding("words", State.ADVICE, "; ".join([*found, *dict.fromkeys(lacking)]), mend)
 
 
 def _lacking(environment: Mapping[str, str]) -> list[str]:

@@ -41,11 +41,12 @@ RANDOM = "its weights are random, so nothing is written in its pictures"
 
 
 _MEASURES = {
-    "cer_rise": "rise of the character error rate over BF16's",
+    "cer_rise": "share of the characters that are read wrong here and not in BF16's",
     "words_lost": "share of the words that BF16's has and this has not",
     "lines_lost": "share of the texts that BF16's has right and this has not",
 }
-"""What a picture is measured by, always beside BF16's picture of the same case."""
+"""What a picture is measured by, always beside BF16's picture of the same case. One text that is read better
+than there makes up for no other that is read worse."""
 LIMITS: Mapping[str, str] = {
     f"{NAME}.{name}_{statistic}": "max" for name in _MEASURES for statistic in ("mean", "max")
 }
@@ -55,7 +56,8 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     """Read every picture of which the suite expects a text; on a GPU beside the warm-up of the next one.
 
     Figures: `cases` by id, `strings` with one entry an expected text: expected, engine, and the fields of
-    `ernie_qa.fidelity.text.score.Score`; `engines`, name -> version; `expected`, how many texts the suite
+    `ernie_qa.fidelity.text.score.Score`; `engines`, name -> version, and what found the
+    `lines`; `expected`, how many texts the suite
     expects; `why` nothing was read, None where something was.
     """
     wanted = {case.id: case for case in arm.suite.cases if case.text}
@@ -91,8 +93,8 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
         except Exception as problem:
             # an engine's own fault: the other rungs' figures stand
             return figures | {"why": f"reading broke off: {type(problem).__name__}: {problem}"}
-    versions = {engine.NAME: version for engine, version in by.versions.items()}
-    return figures | {"cases": cases, "engines": versions}
+    engines = {engine.NAME: version for engine, version in by.versions.items()}
+    return figures | {"cases": cases, "engines": {"lines": by.finder, **engines}}
 
 
 def _reader(wanted: Mapping[str, Case]) -> tuple[dict[str, Engine], Reader]:
@@ -107,10 +109,10 @@ def _strings(case: Case, drawn: Drawn, chosen: Mapping[str, Engine], by: Reader)
     from ernie_qa.fidelity.text.reading import read
     from ernie_qa.fidelity.text.score import score
 
-    lines = read(drawn.pixels, by)
+    reading, names = read(drawn.pixels, by), {text: chosen[text].NAME for text in case.text}
     return [
-        {"expected": text, "engine": chosen[text].NAME, **asdict(score(text, lines[chosen[text].NAME]))}
-        for text in case.text
+        {"expected": text, "engine": name, **asdict(score(text, reading.lines[name], reading.columns))}
+        for text, name in names.items()
     ]
 
 
@@ -123,17 +125,18 @@ def judge(evidence: Evidence) -> Iterator[Check]:
         for name in limits or (f"{NAME}.cer",):
             yield Check(name, NAME, status, why, required=bool(limits))
         return
+    if not limits:
+        message = f"{evidence.recipe.name} sets no {NAME} limits for suite {evidence.record.suite.name}"
+        if not evidence.recipe.components:
+            message = f"{evidence.recipe.name} is what the others are compared with"
+        yield Check(f"{NAME}.limits", NAME, Status.NOT_APPLICABLE, message, False)
     cases = {case: one["strings"] for case, one in figures["cases"].items()}
     if evidence.reference is None:
         yield from (_case_check(case, strings, None) for case, strings in cases.items())
         return
     bf16 = {case: one["strings"] for case, one in evidence.reference.figures[NAME]["cases"].items()}
     yield from (_case_check(case, strings, bf16[case]) for case, strings in cases.items())
-    worse = {
-        case: {name: ours - theirs for name, ours, theirs in _beside(strings, bf16[case])}
-        for case, strings in cases.items()
-        if _gradable(bf16[case])
-    }
+    worse = {case: _losses(cases[case], bf16[case]) for case in cases if _rate(bf16[case]) <= READABLE}
     for name, limit in limits.items():
         if len(worse) < GRADABLE * len(cases):
             message = f"{len(worse)} of {len(cases)} pictures are gradable: BF16's own words are illegible"
@@ -182,35 +185,33 @@ def _expected(figures: Figures) -> dict[str, list[str]]:
     return {case: [one["expected"] for one in found["strings"]] for case, found in figures["cases"].items()}
 
 
-def _rates(strings: Strings) -> dict[str, float]:
-    """Of one picture: errors a character, and the shares of words and of texts that were not read right."""
-    length, words = (sum(one[key] for one in strings) for key in ("length", "words"))
+def _rate(strings: Strings) -> float:
+    """The character error rate of one picture."""
+    errors, length = (sum(one[key] for one in strings) for key in ("errors", "length"))
+    return float(errors / length)
+
+
+def _losses(ours: Strings, bf16: Strings) -> dict[str, float]:
+    """What one picture lost beside BF16's, by `_MEASURES`: shares of all its characters, words and texts."""
+    pairs = list(zip(ours, bf16, strict=True))
+    errors = sum(max(0, one["errors"] - other["errors"]) for one, other in pairs)
+    words = sum(max(0, other["found"] - one["found"]) for one, other in pairs)
     return {
-        "cer_rise": sum(one["errors"] for one in strings) / length,
-        "words_lost": 1 - sum(one["found"] for one in strings) / words,
-        "lines_lost": sum(one["errors"] > 0 for one in strings) / len(strings),
+        "cer_rise": errors / sum(one["length"] for one in ours),
+        "words_lost": words / sum(one["words"] for one in ours),
+        "lines_lost": sum(not other["errors"] and one["errors"] > 0 for one, other in pairs) / len(pairs),
     }
-
-
-def _beside(ours: Strings, theirs: Strings) -> Iterator[tuple[str, float, float]]:
-    """Measure, its rate for this picture, and for BF16's."""
-    rates, base = _rates(ours), _rates(theirs)
-    return ((name, rates[name], base[name]) for name in _MEASURES)
-
-
-def _gradable(bf16: Strings) -> bool:
-    return _rates(bf16)["cer_rise"] <= READABLE
 
 
 def _case_check(case: str, ours: Strings, bf16: Strings | None) -> Check:
     """One picture, and BF16's beside it, to be seen; only the suite's figures decide."""
-    rate = measured = _rates(ours)["cer_rise"]
+    rate = measured = _rate(ours)
     message = f"{case}: character error rate {rate:.3f}"
     if bf16 is not None:
-        base = _rates(bf16)["cer_rise"]
+        base = _rate(bf16)
         measured = rate - base
         message += f", BF16's {base:.3f}"
-        if not _gradable(bf16):
+        if base > READABLE:
             message = f"{case}: not gradable: the character error rate of BF16's own picture is {base:.2f}"
             return Check(f"{NAME}.cer", NAME, Status.NOT_APPLICABLE, message, False, case=case)
     wrong = _misread(ours, bf16)

@@ -77,20 +77,21 @@ def test_bf16_quantizes_nothing_and_has_no_limits():
 
 
 @pytest.mark.parametrize(
-    ("name", "mean", "letters"),
+    ("name", "mean", "letters", "texts"),
     [
-        ("sdnq-int8", 0.20, 0.02),
-        ("sdnq-uint4-static", 0.35, 0.05),
-        ("sdnq-uint4-dequant", 0.35, 0.05),
-        ("bnb-nf4", 0.35, 0.05),
+        ("sdnq-int8", 0.20, 0.02, 0.05),
+        ("sdnq-uint4-static", 0.35, 0.05, 0.10),
+        ("sdnq-uint4-dequant", 0.35, 0.05, 0.10),
+        ("bnb-nf4", 0.35, 0.05, 0.10),
     ],
 )
-def test_the_limits_on_turbo10(name, mean, letters):
+def test_the_limits_on_turbo10(name, mean, letters, texts):
     limits = find_recipe(name).gates["turbo10"].limits
     assert {key: (limit.min, limit.max) for key, limit in limits.items()} == {
         "images.lpips_mean": (None, mean),
         "images.lpips_max": (None, 0.60),
         "text.cer_rise_mean": (None, letters),
+        "text.lines_lost_mean": (None, texts),
     }
 
 

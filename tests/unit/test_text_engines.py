@@ -198,23 +198,27 @@ def test_any_bytes_are_language_data_or_are_not(data: bytes) -> None:
 @pytest.mark.parametrize("case", MINI.cases, ids=lambda case: case.id)
 def test_the_accepted_pictures_of_the_miniature_are_read_without_an_error(case: Case) -> None:
     chosen = {text: engine_for(text) for text in case.text}
-    lines = reading.read(picture(case.id), reading.reader(chosen.values()))
-    assert lines.keys() == {engine.NAME for engine in chosen.values()}
+    read = reading.read(picture(case.id), reading.reader(chosen.values()))
+    assert read.lines.keys() == {engine.NAME for engine in chosen.values()}
     for text, engine in chosen.items():
-        found = score(text, lines[engine.NAME])
+        found = score(text, read.lines[engine.NAME], read.columns)
         assert (found.errors, found.found) == (0, found.words), found
 
 
 def test_a_picture_without_a_line_reads_as_nothing() -> None:
     blank = np.full((64, 96, 3), 200, np.uint8)
-    assert reading.read(blank, reading.reader([rapidocr, tesseract])) == {"rapidocr": (), "tesseract": ()}
+    read = reading.read(blank, reading.reader([rapidocr, tesseract]))
+    assert read == reading.Reading({"rapidocr": (), "tesseract": ()}, ())
 
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every call of an engine, which then reads one line, "42"."""
+    """Every call of an engine, which then reads two lines, "42", one below the other."""
     calls: list[str] = []
-    monkeypatch.setattr(rapidocr, "find_lines", lambda pixels: calls.append("find") or [pixels])
+    boxes = ((0.0, 0.0, 60.0, 20.0), (0.0, 24.0, 60.0, 44.0))
+    monkeypatch.setattr(
+        rapidocr, "find_lines", lambda pixels: calls.append("find") or [(box, pixels) for box in boxes]
+    )
     for engine in (rapidocr, tesseract):
         monkeypatch.setattr(
             engine, "read", lambda lines, name=engine.NAME: calls.append(name) or ["42"] * len(lines)
@@ -224,7 +228,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 SOME = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
 BY = reading.Reader({rapidocr: "1", tesseract: "5"}, "1")
-BOTH = {"rapidocr": ("42",), "tesseract": ("42",)}
+BOTH = reading.Reading({"rapidocr": ("42", "42"), "tesseract": ("42", "42")}, ((0, 1),))
+KEPT = {"lines": {"rapidocr": ["42", "42"], "tesseract": ["42", "42"]}, "columns": [[0, 1]]}
 READ = ["find", "rapidocr", "tesseract"]
 
 
@@ -232,7 +237,7 @@ def test_an_unchanged_picture_is_read_once(counted: list[str], own_cache: Path) 
     assert reading.read(SOME, BY) == reading.read(SOME.copy(), BY) == BOTH
     assert counted == READ
     (kept,) = (path for path in own_cache.rglob("*") if path.is_file())
-    assert json.loads(kept.read_text(encoding="utf-8")) == {name: ["42"] for name in BOTH}
+    assert json.loads(kept.read_text(encoding="utf-8")) == KEPT
 
 
 @pytest.mark.parametrize(
@@ -255,7 +260,8 @@ def test_another_picture_or_other_engines_read_anew(counted: list[str]) -> None:
     changed = SOME.copy()
     changed[3, 3, 0] ^= 1
     reading.read(changed, BY)
-    assert reading.read(SOME, reading.Reader({tesseract: "5"}, "1")) == {"tesseract": ("42",)}
+    only = reading.read(SOME, reading.Reader({tesseract: "5"}, "1"))
+    assert only.lines == {"tesseract": ("42", "42")}
     assert counted == [*READ, *READ, "find", "tesseract"]
 
 
@@ -268,8 +274,14 @@ def test_another_picture_or_other_engines_read_anew(counted: list[str]) -> None:
         b"[]",
         b"\xff\xfe",
         b'{"rapidocr": ["1"]}',
-        b'{"rapidocr": 7, "tesseract": 8}',
+        json.dumps(KEPT | {"lines": {"rapidocr": ["42", "42"]}}).encode(),
+        json.dumps(KEPT | {"lines": {"rapidocr": ["42", "42"], "tesseract": 8}}).encode(),
+        json.dumps(KEPT | {"lines": {"rapidocr": ["42", "42"], "tesseract": [4, 2]}}).encode(),
+        json.dumps(KEPT | {"lines": {"rapidocr": ["42", "42"], "tesseract": ["42"]}}).encode(),
+        json.dumps(KEPT | {"columns": [[0, 2]]}).encode(),
+        json.dumps(KEPT | {"columns": 3}).encode(),
     ],
+    ids=range(12),
 )
 def test_a_damaged_file_is_read_anew_and_mended(counted: list[str], own_cache: Path, damage: bytes) -> None:
     reading.read(SOME, BY)
@@ -286,6 +298,17 @@ def test_what_cannot_be_kept_is_read_again(
     monkeypatch.setenv("ERNIE_QA_CACHE", str(tmp_path / "file" / "below"))
     assert reading.read(SOME, BY) == reading.read(SOME, BY) == BOTH
     assert counted == READ * 2
+
+
+def test_a_file_that_breaks_off_is_not_left_behind(
+    counted: list[str], monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reading.json, "dump", full)
+    assert reading.read(SOME, BY) == BOTH
+    assert [path for path in own_cache.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(("shape", "size"), [((128, 200), (512, 800)), ((300, 700), (600, 1400))])

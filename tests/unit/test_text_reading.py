@@ -48,7 +48,11 @@ def test_real_pictures_are_read_and_judged() -> None:
     bf16 = record(measured(arm(), drawn()))
     found = bf16.figures["text"]
     assert (found["expected"], found["why"]) == (2, None)
-    assert found["engines"] == {"rapidocr": rapidocr.version(), "tesseract": tesseract.version()}
+    assert found["engines"] == {
+        "lines": rapidocr.version(),
+        "rapidocr": rapidocr.version(),
+        "tesseract": tesseract.version(),
+    }
     assert found["cases"].keys() == {LATIN, CYRILLIC}
     (latin,), (cyrillic,) = (found["cases"][case]["strings"] for case in (LATIN, CYRILLIC))
     assert latin == {

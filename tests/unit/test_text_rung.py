@@ -72,7 +72,8 @@ def test_what_cannot_be_paired_is_never_a_pass(found: Record, reference: Record 
 
 def test_bf16_alone_is_shown_and_not_judged() -> None:
     found = judge(record(figures(**BAD)), None, find_recipe("bf16"))
-    assert found.keys() == {"text.cer[a]", "text.cer[b]"}
+    assert found.keys() == {"text.limits", "text.cer[a]", "text.cer[b]"}
+    assert found["text.limits"].message == "bf16 is what the others are compared with"
     assert not any(check.required for check in found.values())
     assert '"Answer 42" reads "Answer 4[1]2"' in found["text.cer[a]"].message
     assert found["text.cer[b]"].measured == 0
@@ -141,7 +142,27 @@ def test_only_what_is_worse_than_bf16s_counts_and_is_shown() -> None:
     assert {check.status for check in found.values() if check.required} == {Status.PASS}
     assert found["text.cer[a]"].message == "a: character error rate 0.050, BF16's 0.050"
     better = judge(record(figures(a=GOOD["a"]), bf16), bf16, gated(cer_rise_max=0.0))["text.cer_rise_max"]
-    assert (better.status, better.measured) == (Status.PASS, pytest.approx(-0.05))
+    assert (better.status, better.measured) == (Status.PASS, 0)
+
+
+def test_what_is_read_better_makes_up_for_nothing() -> None:
+    bf16 = record(figures(a={"Answer 42": "Answer 412", "Grand Opening": "Grand Opening"}))
+    ours = record(figures(a={"Answer 42": "Answer 42", "Grand Opening": "Grand Openin"}), bf16)
+    found = judge(ours, bf16, gated(cer_rise_max=0.0, words_lost_max=0.0, lines_lost_max=0.0))
+    measured = {name: check.measured for name, check in found.items() if check.required}
+    assert measured == {
+        "text.cer_rise_max": pytest.approx(1 / 20),
+        "text.words_lost_max": pytest.approx(1 / 4),
+        "text.lines_lost_max": pytest.approx(1 / 2),
+    }
+    assert {check.status for check in found.values() if check.required} == {Status.FAIL}
+
+
+def test_a_recipe_without_limits_is_told_and_not_held_up() -> None:
+    found = judge(record(figures(**BAD), BF16), BF16, gated())
+    check = found["text.limits"]
+    assert (check.status, check.required, check.case) == (Status.NOT_APPLICABLE, False, None)
+    assert "sets no text limits for suite" in check.message
 
 
 def test_a_word_lost_without_one_more_error_is_shown_too() -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_qa.cache_directory import cache_directory
 from ernie_qa.errors import UnavailableError
+from ernie_qa.fidelity.text.columns import columns
 from ernie_qa.fidelity.text.engines import Engine, rapidocr
+from ernie_qa.fingerprint import version_of
 from ernie_qa.frozen import digest
 from ernie_qa.record import pixels_hash
 
@@ -25,7 +26,7 @@ SHORTEST = 512
 """Pixels. A picture with a shorter side is enlarged, by a whole number: the miniature's letters are 10 to 15
 pixels high, and PP-OCR's network takes lines of 48."""
 
-FORM = 2
+FORM = 4
 """Counted up whenever lines are found, cut or prepared otherwise: what was kept before is then read again."""
 
 
@@ -38,6 +39,15 @@ class Reader:
     finder: str
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read in one picture: engine -> its lines, from top to bottom, and the places of those lines
+    that stand below each other."""
+
+    lines: Mapping[str, tuple[str, ...]]
+    columns: tuple[tuple[int, ...], ...]
+
+
 def reader(engines: Iterable[Engine]) -> Reader:
     """Those engines. UnavailableError where one, or what finds lines and scores them, is not installed."""
     if find_spec("rapidfuzz") is None:
@@ -45,16 +55,20 @@ def reader(engines: Iterable[Engine]) -> Reader:
     return Reader({engine: engine.version() for engine in engines}, rapidocr.version())
 
 
-def read(picture: Pixels, by: Reader) -> dict[str, tuple[str, ...]]:
-    """Engine -> the lines that it reads in uint8 RGB [H, W, 3], from top to bottom."""
-    key = digest([FORM, pixels_hash(picture), SHORTEST, by.finder, sorted(by.versions.values())])
+def read(picture: Pixels, by: Reader) -> Reading:
+    """What those engines read in uint8 RGB [H, W, 3], now or when it was kept."""
+    prepared = (version_of("numpy"), version_of("pillow"))
+    key = digest([FORM, pixels_hash(picture), by.finder, sorted(by.versions.values()), prepared])
     path = cache_directory() / "text" / key[:2] / f"{key}.json"
-    kept = _kept(path)
-    if kept is None or kept.keys() != {engine.NAME for engine in by.versions}:
-        lines = rapidocr.find_lines(_enlarged(picture))
-        kept = {engine.NAME: tuple(engine.read(lines)) for engine in by.versions}
-        _keep(path, kept)
-    return kept
+    if (kept := _kept(path, by)) is not None:
+        return kept
+    found = rapidocr.find_lines(_enlarged(picture))
+    boxes, lines = [box for box, _ in found], [line for _, line in found]
+    reading = Reading(
+        lines={engine.NAME: tuple(engine.read(lines)) for engine in by.versions}, columns=columns(boxes)
+    )
+    _keep(path, reading)
+    return reading
 
 
 def _enlarged(picture: Pixels) -> Pixels:
@@ -68,20 +82,30 @@ def _enlarged(picture: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
-def _kept(path: Path) -> dict[str, tuple[str, ...]] | None:
+def _kept(path: Path, by: Reader) -> Reading | None:
     """What was kept there; None where there is nothing that can be used."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): tuple(map(str, lines)) for name, lines in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+        held = json.loads(path.read_text(encoding="utf-8"))
+        lines = {engine.NAME: tuple(held["lines"][engine.NAME]) for engine in by.versions}
+        chains = tuple(tuple(chain) for chain in held["columns"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    whole = all(isinstance(line, str) for read in lines.values() for line in read)
+    counts = {len(read) for read in lines.values()}
+    places = range(min(counts, default=0))
+    if not whole or len(counts) != 1 or any(at not in places for chain in chains for at in chain):
+        return None
+    return Reading(lines, chains)
 
 
-def _keep(path: Path, found: dict[str, tuple[str, ...]]) -> None:
+def _keep(path: Path, reading: Reading) -> None:
     # what cannot be kept is read again
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(found, file, ensure_ascii=False)
-        Path(name).replace(path)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
+            try:
+                json.dump(asdict(reading), file, ensure_ascii=False)
+                file.flush()
+                Path(file.name).replace(path)
+            finally:
+                Path(file.name).unlink(missing_ok=True)

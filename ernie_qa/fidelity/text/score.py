@@ -5,6 +5,7 @@ Before comparing, texts are brought to one form: NFKC, no case, no white space (
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,11 @@ from difflib import SequenceMatcher
 LONGEST = 2.0
 """How many times as long as the expected text a piece of what was read may be and still be taken for it."""
 
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+"""Kana and Chinese characters."""
+_WORD = re.compile(rf"(\s*)({_UNSPACED.pattern}|(?:(?!{_UNSPACED.pattern})\S)+)")
+"""White space before a word, and the word: a run of anything else, or one character of an unspaced script."""
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -21,7 +27,7 @@ class Score:
 
     `read` is the piece that fits it best. `errors` are the characters to insert, delete or replace to make
     one of the other (Levenshtein), at most `length`, the characters that were expected. Of `words` expected
-    ones `found` were read without an error, somewhere in the picture.
+    ones `found` stand in that piece without an error.
     """
 
     read: str
@@ -37,20 +43,23 @@ def normalized(text: str) -> str:
     return "".join(folded.split())
 
 
-def score(expected: str, lines: Sequence[str]) -> Score:
-    """How well `expected` can be found in `lines`, what was read in a picture from top to bottom.
+def score(expected: str, lines: Sequence[str], columns: Sequence[Sequence[int]] = ()) -> Score:
+    """How well `expected` can be found in `lines`, what was read in a picture from top to bottom; `columns`
+    are the places of lines that stand below each other (`ernie_qa.fidelity.text.columns`).
 
-    It may run over several lines, and share a line with other text; it begins and ends with a word of what
-    was read, so that a digit too many is an error and not somebody else's.
+    It may run over several lines, in the order given or down a column, and share a line with other text. It
+    begins and ends with a word of what was read, so that a digit too many is an error and not another text;
+    Chinese and Japanese are written without spaces, and there it begins and ends with any character.
     """
     wanted = normalized(expected)
     errors, read = len(wanted), ""
-    for piece in _pieces(lines, LONGEST * len(wanted)):
-        # of two that fit as well the first: a later one is as likely somebody else's
-        if (distance := _distance(wanted, normalized(piece), errors)) < errors:
-            errors, read = distance, piece
+    for order in (range(len(lines)), *columns):
+        for piece in _pieces([lines[at] for at in order], LONGEST * len(wanted)):
+            # of two that fit as well the first: a later one is as likely somebody else's
+            if (distance := _distance(wanted, normalized(piece), errors)) < errors:
+                errors, read = distance, piece
     words = [normalized(word) for word in expected.split()]
-    seen = Counter(normalized(word) for line in lines for word in line.split())
+    seen = Counter(normalized(word) for word in read.split())
     # where nothing separates words, as in Chinese, or an engine saw no space, the text as a whole tells
     found = len(words) if not errors else sum((Counter(words) & seen).values())
     return Score(read, errors, len(wanted), len(words), found)
@@ -58,7 +67,12 @@ def score(expected: str, lines: Sequence[str]) -> Score:
 
 def _pieces(lines: Sequence[str], longest: float) -> Iterator[str]:
     """Every run of words over the lines that has at most `longest` characters."""
-    words = [word for line in lines for word in line.split()]
+    words: list[str] = []
+    for line in lines:
+        for blank, word in _WORD.findall(line):
+            # the words of two lines are apart, but the characters of an unspaced script are not
+            apart = blank or (words and not (_UNSPACED.match(word) and _UNSPACED.search(words[-1])))
+            words.append(f" {word}" if apart else word)
     sizes = [len(normalized(word)) for word in words]
     for start in range(len(words)):
         size = 0
@@ -66,7 +80,7 @@ def _pieces(lines: Sequence[str], longest: float) -> Iterator[str]:
             size += sizes[end]
             if size > longest and end > start:
                 break
-            yield " ".join(words[start : end + 1])
+            yield "".join(words[start : end + 1]).strip()
 
 
 def _distance(one: str, other: str, enough: int) -> int:

@@ -14,19 +14,22 @@ from ernie_qa.fingerprint import version_of
 
 if TYPE_CHECKING:
     from ernie_qa.fidelity.metrics import Pixels
+    from ernie_qa.fidelity.text.columns import Box
 
 NAME = "rapidocr"
 ORDER = 1
 INSTALL = "pip install 'ernie-qa[text]'"
 
+_OPENCV = ("opencv-python", "opencv-python-headless")
 THREADS = 4
 """At most: a line is small work, and more threads wait for each other."""
 
 
 def version() -> str:
-    """The wheels that hold the networks and run them."""
+    """The wheels that hold the networks, run them, and cut and resize lines."""
     _engine()
-    return f"rapidocr {version_of('rapidocr')}, onnxruntime {version_of('onnxruntime')}"
+    packages = ("rapidocr", "onnxruntime", *_OPENCV)
+    return ", ".join(f"{name} {found}" for name in packages if (found := version_of(name)))
 
 
 def alphabet() -> frozenset[str]:
@@ -44,12 +47,16 @@ def read(lines: Sequence[Pixels]) -> list[str]:
     return [_text(engine, line) for line in lines]
 
 
-def find_lines(picture: Pixels) -> list[Pixels]:
-    """Every line of text in uint8 RGB [H, W, 3], cut out and turned upright, from top to bottom."""
+def find_lines(picture: Pixels) -> list[tuple[Box, Pixels]]:
+    """Every line of text in uint8 RGB [H, W, 3], with its box, cut out and turned upright, row by row."""
     from rapidocr.utils.process_img import get_rotate_crop_image
 
-    boxes = _engine()(_bgr(picture), use_det=True, use_cls=False, use_rec=False).boxes
-    return [get_rotate_crop_image(picture, box) for box in (boxes if boxes is not None else ())]
+    corners = _engine()(_bgr(picture), use_det=True, use_cls=False, use_rec=False).boxes
+    found = []
+    for box in corners if corners is not None else ():
+        (left, top), (right, bottom) = box.min(axis=0).tolist(), box.max(axis=0).tolist()
+        found.append(((left, top, right, bottom), get_rotate_crop_image(picture, box)))
+    return found
 
 
 def _text(engine: Any, line: Pixels) -> str:
