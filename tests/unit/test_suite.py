@@ -207,3 +207,15 @@ def test_any_line_may_go_or_double(tmp_path_factory, data):
     lines[index] = data.draw(st.sampled_from(["", f"{lines[index]}\n{lines[index]}", lines[index][:-1]]))
     path = write(tmp_path_factory.getbasetemp(), "\n".join(lines))
     assert len(outcome(path).splitlines()) == 1
+
+
+def test_a_shipped_suites_name_with_other_texts_is_refused(tmp_path):
+    shipped = find_suite("mini")
+    copy = tmp_path / "mini.toml"
+    text = shipped.path.read_text(encoding="utf-8")
+    copy.write_text(text, encoding="utf-8")
+    assert find_suite(copy).hash == shipped.hash
+    # the hash is the same, but nobody would read the word any more
+    copy.write_text(text.replace('text = ["BAKERY"]\n', ""), encoding="utf-8")
+    with pytest.raises(SuiteError, match="mini is a shipped suite, and this is another"):
+        find_suite(copy)
