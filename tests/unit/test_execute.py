@@ -1,3 +1,4 @@
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -283,4 +284,9 @@ def test_an_arm_that_broke_off_leaves_the_others_and_no_pass(
     assert main(["show", str(tmp_path / "out")]) == 2
     assert "name one of" in capfd.readouterr().err
     assert main(["show", str(tmp_path / "out" / "first" / "record.json")]) == 0
-    assert "ran the quantized kernel (aten::_int_mm), 8 few_rows" in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert re.search(r"^transformer +sdnq .* MB +\d+ of \d+ +aten::_int_mm, 8 few_rows$", shown, re.M)
+    assert re.search(r"^picture +LPIPS +PSNR +SSIM +seconds +words read$", shown, re.M)
+    assert "resident: loading" in shown
+    assert main(["show", "--all", str(tmp_path / "out" / "first")]) == 0
+    assert "\nmachine\n  python: " in capfd.readouterr().out
