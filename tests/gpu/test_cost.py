@@ -1,25 +1,17 @@
 """Cost on a real GPU: windows, stages, memory that runs out, and the allocator. Run by `pytest -m gpu`."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ernie_qa.errors import OutOfMemoryError, UnavailableError
 from ernie_qa.execute import Session
-from ernie_qa.plan import Plan, plan
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.rungs import cost
-from ernie_qa.suite import find_suite
 from ernie_qa.verdict import Status
+from tests.gpu.few import few
 
 pytestmark = pytest.mark.gpu
-
-
-def few(*recipes: str) -> Plan:
-    """Three cases of the miniature's suite."""
-    suite = find_suite("mini")
-    return plan("mini", recipes, replace(suite, name="few", cases=suite.cases[:3]), "cuda")
 
 
 def test_nothing_is_emptied_between_pictures_and_stages_fill_their_time(
