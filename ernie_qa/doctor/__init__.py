@@ -202,16 +202,17 @@ def _lpips() -> Finding:
 
 def _words() -> Finding:
     """Whether the engines that read words in pictures are here."""
-    found, lacking = [], []
+    found: list[str] = []
+    lacking: dict[str, str] = {}
     for engine in engines():
         try:
             found += [version for version in reader([engine]).versions.values() if version not in found]
         except UnavailableError as missing:
-            lacking.append(str(missing))
+            lacking[str(missing).removesuffix(f": {engine.INSTALL}")] = engine.INSTALL
     if not lacking:
         return Finding("words", State.OK, ", ".join(found))
-    mend = f"Run `{engines()[-1].INSTALL}`: without it nobody reads the words in pictures."
-    return Finding("words", State.ADVICE, "; ".join([*found, *dict.fromkeys(lacking)]), mend)
+    mend = f"Run `{list(lacking.values())[-1]}`: without it nobody reads the words in pictures."
+    return Finding("words", State.ADVICE, "; ".join([*found, *lacking]), mend)
 
 
 def _lacking(environment: Mapping[str, str]) -> list[str]:

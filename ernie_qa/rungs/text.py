@@ -259,8 +259,9 @@ def _limit_check(
         f"worst is {worst} with {values[worst]:.4g}; {len(values)} of {len(cases)} pictures gradable"
     )
     if not within:
-        wrong = "; ".join(_misread(cases[worst], bf16[worst]))
-        message += f": {wrong}: look at pictures/{worst}.png beside the reference's"
+        wrong = _misread(cases[worst], bf16[worst])
+        message += f": {'; '.join(wrong)}" if wrong else ""
+        message += f": look at pictures/{worst}.png beside the reference's"
     status = Status.PASS if within else Status.FAIL
     return Check(name, NAME, status, message, measured=value, limit=limit.max)
 

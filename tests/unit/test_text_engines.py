@@ -91,7 +91,8 @@ def test_what_no_engine_knows_in_full_is_refused(text: str, rapid: str, tess: st
     with pytest.raises(UnavailableError) as refused:
         engine_for(text)
     assert str(refused.value) == (
-        f'no engine can read "{text}": rapidocr does not know {rapid}; tesseract does not know {tess}'
+        f'no engine can read "{text}": rapidocr does not know {rapid}; tesseract does not know {tess}; '
+        "write a text in two scripts as two texts"
     )
 
 

@@ -68,7 +68,9 @@ def engine_for(text: str) -> Engine:
         if not unknown:
             return engine
         lacking.append(f"{engine.NAME} does not know {' '.join(unknown)}")
-    raise UnavailableError(f'no engine can read "{text}": {"; ".join(lacking)}')
+    raise UnavailableError(
+        f'no engine can read "{text}": {"; ".join(lacking)}; write a text in two scripts as two texts'
+    )
 
 
 @cache
