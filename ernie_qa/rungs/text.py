@@ -56,9 +56,8 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     """Read every picture of which the suite expects a text; on a GPU beside the warm-up of the next one.
 
     Figures: `cases` by id, `strings` with one entry an expected text: expected, engine, and the fields of
-    `ernie_qa.fidelity.text.score.Score`; `engines`, name -> version, and what found the
-    `lines`; `expected`, how many texts the suite
-    expects; `why` nothing was read, None where something was.
+    `ernie_qa.fidelity.text.score.Score`; `engines`, name -> version, and under `lines` what found those;
+    `expected`, how many texts the suite expects; `why` nothing was read, None where something was.
     """
     wanted = {case.id: case for case in arm.suite.cases if case.text}
     figures: dict[str, Any] = {
