@@ -14,6 +14,7 @@ WORDS = {
     Status.NOT_APPLICABLE: "-",
 }
 COLOURS = {Status.PASS: "32", Status.FAIL: "31;1", Status.NOT_COMPARABLE: "33;1", Status.NOT_APPLICABLE: "2"}
+NEAREST = "of limit"
 MESSAGES = 8
 """Failing checks spelt out for one recipe; the rest is counted."""
 
@@ -61,9 +62,9 @@ def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[st
     rungs = [
         rung
         for rung in dict.fromkeys(check.rung for verdict in verdicts for check in verdict.checks)
-        if any(_of_rung(verdict, rung) is not Status.NOT_APPLICABLE for verdict in verdicts)
+        if any(_cell(verdict, rung) != WORDS[Status.NOT_APPLICABLE] for verdict in verdicts)
     ]
-    header = ["recipe", *rungs, "verdict", "of limit"]
+    header = ["recipe", *rungs, "verdict"]
     rows = [
         [
             verdict.recipe,
@@ -72,20 +73,25 @@ def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[st
         ]
         for verdict in verdicts
     ]
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header) - 1)]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     room = width - sum(size + 2 for size in widths)
-    yield "  ".join(name.ljust(size) for name, size in zip(header, [*widths, 0], strict=True))
+    titles = [name.ljust(size) for name, size in zip(header, widths, strict=True)]
+    # with every rung in the table there may be no room for it
+    nearest_fits = room >= len(NEAREST)
+    yield "  ".join([*titles, NEAREST] if nearest_fits else titles).rstrip()
     for verdict, row in zip(verdicts, rows, strict=True):
         statuses = [None, *(_of_rung(verdict, rung) for rung in rungs), verdict.status]
         painted = [
             _paint(cell.ljust(size), status, colour)
             for cell, size, status in zip(row, widths, statuses, strict=True)
         ]
-        yield "  ".join([*painted, _nearest_cell(verdict, room)]).rstrip()
+        last = _nearest_cell(verdict, room) if nearest_fits else ""
+        yield "  ".join([*painted, last]).rstrip()
 
 
 def _cell(verdict: Verdict, rung: str) -> str:
-    """What a rung amounts to, and that it would be something else without a waiver."""
+    """What a rung amounts to, and that it would be something else without a waiver; in brackets where it
+    decides nothing."""
     waived = {waiver.check for waiver in verdict.waivers if not waiver.expired}
     silenced = any(
         check.status in (Status.FAIL, Status.NOT_COMPARABLE) and waived & {check.name, check.label}
@@ -93,7 +99,12 @@ def _cell(verdict: Verdict, rung: str) -> str:
         if check.rung == rung
     )
     status = _of_rung(verdict, rung)
-    return "waived" if silenced and status is not Status.FAIL else WORDS[status]
+    if silenced and status is not Status.FAIL:
+        return "waived"
+    if status is Status.NOT_APPLICABLE:
+        shown = worst(check.status for check in verdict.checks if check.rung == rung)
+        return WORDS[shown] if shown is status else f"({WORDS[shown]})"
+    return WORDS[status]
 
 
 def _of_rung(verdict: Verdict, rung: str) -> Status:

@@ -89,15 +89,38 @@ def test_waivers_are_listed() -> None:
 
 
 def test_a_narrow_terminal_keeps_the_share_and_drops_the_name() -> None:
-    wide, narrow = (lines(verdicts()[:1], width=width)[1] for width in (120, 50))
+    wide, narrow, least = (lines(verdicts()[:1], width=width)[1] for width in (120, 55, 50))
     assert wide.endswith("PASS     90% lpips_mean")
     assert narrow.endswith("PASS     90%")
+    assert least.endswith("PASS")
 
 
 def test_an_informational_failure_is_a_note() -> None:
     shown = lines([Verdict("mine", (check("a.b"), check("a.c", Status.FAIL, required=False)))])
     assert "note  mine  a.c" in shown
     assert "PASS" in shown[1]
+
+
+def test_what_decides_nothing_is_in_brackets() -> None:
+    shown = Verdict("mine", (check("package.bytes"), check("text.lines_lost_mean", required=False)))
+    unread = check("text.lines_lost_mean", Status.NOT_COMPARABLE, required=False)
+    header, first, second, *_ = lines([shown, Verdict("other", (check("package.bytes"), unread))])
+    assert header.split()[:3] == ["recipe", "package", "text"]
+    assert first.split() == ["mine", "pass", "(pass)", "PASS"]
+    assert second.split() == ["other", "pass", "(unclear)", "PASS"]
+
+
+def test_every_rung_fits_80_columns() -> None:
+    rungs = ("package", "activation", "images", "text", "baseline", "cost")
+    checks = [check(f"{rung}.x", required=rung != "text", measured=1.0, limit=2.0) for rung in rungs]
+    header, row, *_ = lines([Verdict("sdnq-uint4-dequant", tuple(checks))])
+    assert len(header) <= 80
+    assert row.split() == [
+        "sdnq-uint4-dequant",
+        *("(pass)" if one == "text" else "pass" for one in rungs),
+        "PASS",
+    ]
+    assert "50% x" in lines([Verdict("sdnq-uint4-dequant", tuple(checks))], width=100)[1]
 
 
 def test_many_failures_are_counted_not_printed() -> None:
