@@ -57,20 +57,20 @@ def engine_for(text: str) -> Engine:
 
     UnavailableError where none does, or where one that might is not installed.
     """
-    lacking = []
+    lacking, mend = [], "; write a text in two scripts as two texts"
     for engine in engines():
         try:
             known = _known(engine.NAME)
         except UnavailableError as missing:
+            # it may be the one that reads this: installing it comes first
             lacking.append(str(missing))
+            mend = ""
             continue
         unknown = sorted({form for form in _forms(text) if form not in known and set(form) - known})
         if not unknown:
             return engine
         lacking.append(f"{engine.NAME} does not know {' '.join(unknown)}")
-    raise UnavailableError(
-        f'no engine can read "{text}": {"; ".join(lacking)}; write a text in two scripts as two texts'
-    )
+    raise UnavailableError(f'no engine can read "{text}": {"; ".join(lacking)}{mend}')
 
 
 @cache
