@@ -109,6 +109,7 @@ def test_a_missing_engine_is_not_comparable_with_what_installs_it(
         True,
     )
     assert package in check.message
+    assert "two scripts" not in check.message
     assert command in check.message
     # a recipe without such a limit is told, and not held up
     (check,) = judge(found, BF16, gated()).values()
