@@ -5,8 +5,8 @@
 
 Loads each recipe's pipeline with diffusers, transformers, sdnq and bitsandbytes themselves, draws every case
 of the suite once, and prints what each arm took. With --warm-up one step of each case but the first comes
-before it, as ernie_qa has it. Kernels are compiled into TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR: give
-both runs the same directories for equally warm caches, or this one empty ones for cold caches.
+before it, as ernie_qa has it. With --kept the kernels that ernie_qa has kept are used; without, Inductor's and
+Triton's own directories, which a new machine has empty.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from typing import Any
 import torch
 import tqdm.auto
 from diffusers import BitsAndBytesConfig, ErnieImagePipeline, ErnieImageTransformer2DModel
-from sdnq import SDNQConfig
-from sdnq.loader import apply_sdnq_options_to_model
 from transformers import BitsAndBytesConfig as TransformersBitsAndBytesConfig
 from transformers import Ministral3ForCausalLM, Mistral3Model
 
+from ernie_qa import compile_cache
 from ernie_qa.suite import Case, Suite, find_suite
 
 CLASSES = {
@@ -47,6 +46,10 @@ def load(model: Path, recipe: str) -> Any:
 
 def quantized(model: Path, name: str, recipe: str) -> Any:
     """One component of a recipe that quantizes all three."""
+    # it compiles when imported, so the directories must be set
+    from sdnq import SDNQConfig
+    from sdnq.loader import apply_sdnq_options_to_model
+
     common = {"dtype": torch.bfloat16, "use_safetensors": True}
     if recipe == "bnb-nf4":
         config = BitsAndBytesConfig if name == "transformer" else TransformersBitsAndBytesConfig
@@ -118,7 +121,10 @@ def main() -> None:
     parser.add_argument(
         "--warm-up", action="store_true", help="one step of each case but the first before it"
     )
+    parser.add_argument("--kept", action="store_true", help="with the kernels that ernie_qa has kept")
     options = parser.parse_args()
+    if options.kept:
+        compile_cache.keep("cuda")
     suite = find_suite(options.suite)
     began = time.perf_counter()
     for recipe in tqdm.auto.tqdm(options.recipe or RECIPES, disable=None, leave=False):

@@ -25,12 +25,12 @@ ORDER = 6
 RUNS = 3
 """How many accepted runs it takes to know how noisy a figure of this rung is."""
 PEAK_SHARE = 0.01
-"""What a peak may grow by beyond the range of those runs; on an H100 they agreed within 0.02 %
+"""What a peak may grow by beyond the range of those runs; on an H100 they agreed within 0.01 %
 (docs/h100.md)."""
 LATENCY_SHARE = 0.08
-"""The same for seconds; BF16's medians in three runs on H100s were 5 % apart (docs/h100.md)."""
+"""The same for seconds: chosen. Medians of three runs on H100s were 0.2 to 4.5 % apart (docs/h100.md)."""
 RATIO_SHARE = 0.04
-"""The same for the ratio to BF16 in the same session; in those runs NF4's were 2 % apart."""
+"""The same for the ratio to BF16 in the same session: chosen. In those runs NF4's were 0.4 % apart."""
 SHORTEST = 0.5
 """Seconds a picture below which the host sets the pace: on the miniature they scattered by half from run to
 run (docs/cost.md), so nothing is accepted of them."""
