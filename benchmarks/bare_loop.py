@@ -5,8 +5,8 @@
 
 Loads each recipe's pipeline with diffusers, transformers, sdnq and bitsandbytes themselves, draws every case
 of the suite once, and prints what each arm took. With --warm-up one step of each case but the first comes
-before it, as ernie_qa has it. With --kept the kernels that ernie_qa has kept are used; without, Inductor's and
-Triton's own directories, which a new machine has empty.
+before it, as ernie_qa has it. With --kept the kernels that ernie_qa has kept are used; without, those in
+Inductor's and Triton's own directories, which a new machine has empty.
 """
 
 from __future__ import annotations
