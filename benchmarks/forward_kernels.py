@@ -1,6 +1,6 @@
 """Where the GPU's time goes in one forward of the transformer, by kind of kernel, recipe by recipe.
 
-    python benchmarks/kernels.py replica --recipe bf16 --recipe sdnq-uint4-static
+    python benchmarks/forward_kernels.py replica --recipe bf16 --recipe sdnq-uint4-static
 
 One step at 1024 x 1024 under torch.profiler, after two to warm up. Kernels are told apart by their names; the
 ten longest of each recipe are printed too.
