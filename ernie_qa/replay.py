@@ -36,7 +36,8 @@ def replayed(
     """
     from safetensors.torch import load
 
-    tape = load(trajectories.content())
+    # safetensors gives them in any order
+    tape = dict(sorted(load(trajectories.content()).items()))
     fed = [case for case in suite.cases if f"{case.id}/scheduler/sigmas" in tape][:number]
     live: Any = pipe
     found: dict[str, Replay] = {}
@@ -232,8 +233,9 @@ def pe_errors(pipe: ErnieImagePipeline, case: Case, tape: Tape, *, layers: bool 
 def layer_errors(component: Any, name: str, tape: Tape, place: torch.device) -> dict[str, dict[str, Any]]:
     """Layer -> how far its output is from BF16's when it is fed BF16's rows.
 
-    The rows are repeated to the shape that BF16's call had: the same kernels run, and none is compiled for
-    another.
+    On a GPU the rows are repeated to the shape that BF16's call had: the kernels of a drawing run, and none
+    is compiled for another. On a CPU they are fed as they are, too few for SDNQ's int8 kernel: without VNNI
+    its products saturate, which is the machine's fault and would hide the layer's.
     """
     import torch
 
@@ -250,9 +252,12 @@ def layer_errors(component: Any, name: str, tape: Tape, place: torch.device) -> 
         rows = tape[f"{prefix}{layer}/rows"]
         shape = [int(size) for size in tape[f"{prefix}{layer}/shape"]]
         count = prod(shape[:-1])
-        fed = rows.repeat(-(-count // len(rows)), 1)[:count].reshape(shape)
+        fed = rows
+        if place.type == "cuda":
+            fed = rows.repeat(-(-count // len(rows)), 1)[:count].reshape(shape)
         with torch.no_grad():
-            made = module(fed.to(place)).reshape(count, -1)[: len(rows)].cpu()
+            made = module(fed.to(place))
+        made = made.reshape(-1, made.shape[-1])[: len(rows)].cpu()
         found[layer] = {"l2": relative_l2(made, outputs), "gain": gain(made, outputs), "rows": count}
     return found
 
