@@ -36,6 +36,9 @@ ROUNDING = 0.01
 0.0036 (docs/components.md). Whether its weights are BF16's to the bit is the package rung's to say."""
 REGRESSION = 0.15
 """The share by which a figure may get worse than what was accepted."""
+FLOORS = {"kl_mean": 0.001, "top1": 0.03, "layer_gain_max": 0.002}
+"""What these may change by where nothing that matters did: nats (another attention kernel moved the
+miniature's by 0.00004), one token of 46, and chance in the rows."""
 DEFINITION = (
     "teacher-forced on BF16's inputs, relative L2 and nats in float64, layers by rows of BF16's inputs"
 )
@@ -295,20 +298,22 @@ def _said(value: float | None) -> str:
 
 
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
-    """Every figure of the parts beside BF16's, of random weights too; of one that is not finite nothing."""
+    """Errors of the parts beside BF16's, of random weights too; what is not finite, and what says the same
+    once more (cosines, the worst token's KL divergence), is left out."""
     figures = record.figures.get(NAME)
     if figures is None or figures["reference"] is None:
         return
     definition = f"{DEFINITION}; of {', '.join(figures['cases'])}"
     for name, (value, _) in values(figures).items():
         what = MEASURES[name]
-        if value is not None:
+        if value is not None and what.key not in ("cosine_min", "kl_max"):
             yield Tracked(
                 f"{NAME}.{name}",
                 value,
                 "lower" if what.bound == "max" else "higher",
                 what.unit,
                 ideal=0.0 if what.bound == "max" else 1.0,
+                floor=FLOORS.get(what.key, 0.0),
                 share=REGRESSION,
                 against_bf16=True,
                 definition=definition,
