@@ -99,11 +99,18 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite, *, prompt: str | No
 def warm_up(pipe: ErnieImagePipeline, case: Case, suite: Suite, *, prompt: str | None = None) -> None:
     """One step of `case`, thrown away: kernels are chosen, tuned and loaded for its size and for the length
     of its words, or of `prompt`, and the picture then costs what it always will."""
+    rehearse(pipe, case, suite, prompt=prompt, steps=1)
+
+
+def rehearse(
+    pipe: ErnieImagePipeline, case: Case, suite: Suite, *, prompt: str | None = None, steps: int | None = None
+) -> None:
+    """Draw `case` as `draw` does, from `prompt` if there is one, in `steps` if given, and keep nothing."""
     import torch
 
     live: Any = pipe
     with _quiet(live), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        _images(live, case, suite, prompt or case.prompt, 1)
+        _images(live, case, suite, prompt or case.prompt, steps or suite.steps)
     now(live._execution_device)
 
 

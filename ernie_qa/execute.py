@@ -63,10 +63,12 @@ class Session:
         baselines: Path | None = None,
         require_baseline: bool = False,
         any_allocator: bool = False,
+        all_rungs: bool = False,
         progress: Progress = lambda recipe, drawn, wanted: None,
     ) -> None:
         self.plan = plan
         self._any_allocator = any_allocator
+        self._all_rungs = all_rungs
         self._baselines = baselines
         self._baseline: Baseline | None = None
         self._require_baseline = require_baseline
@@ -158,7 +160,8 @@ class Session:
         return self._outcomes[recipe.name]
 
     def begin(self, recipe: Recipe) -> int:
-        """Load one arm, BF16 drawn before any other; how many pictures are left. Errors are `outcome`'s."""
+        """Load one arm, BF16 drawn before any other; how many pictures are left: none where the arm ended
+        before its first one. Errors are `outcome`'s."""
         if recipe.name in self._records:
             return 0
         if self._running and self._running[0] != recipe.name:
@@ -218,7 +221,15 @@ class Session:
             offload=recipe.name in self.plan.offloaded,
         )
         accepted = None if reference else self._accepted_pictures()
-        return Observation(arm_of(pipe, recipe, self.plan.suite, reference=reference, accepted=accepted))
+        arm = arm_of(
+            pipe,
+            recipe,
+            self.plan.suite,
+            reference=reference,
+            accepted=accepted,
+            teacher_cases=self.plan.teacher_cases,
+        )
+        return Observation(arm, all_rungs=self._all_rungs)
 
     def _accepted_pictures(self) -> Pictures | None:
         """What BF16 is compared with to see whether it moved: pictures that were accepted for this suite."""

@@ -17,6 +17,7 @@ from ernie_qa.verdict import Check, Status, Verdict, WaiverUse
 if TYPE_CHECKING:
     from ernie_qa.baseline.store import Baseline
     from ernie_qa.recipe import Waiver
+    from ernie_qa.rungs import Rung
 
 
 def judge(
@@ -52,6 +53,20 @@ def judge(
     return _waived(wanted.name, checks, gate.waivers if gate else (), today or datetime.now(UTC).date())
 
 
+def refusal(record: Record, reference: Record | None, recipe: Recipe, rung: Rung) -> Check | None:
+    """The first required check of one `rung` that failed, waivers counted in; None where none did.
+
+    What `record` holds of the later rungs does not matter: it need not be complete.
+    """
+    evidence = Evidence(record, reference, recipe)
+    gate = evidence.gate
+    informational = gate.informational if gate else frozenset()
+    checks = tuple(check for check in rung.judge(evidence) if check.name not in informational)
+    waivers = gate.waivers if gate else ()
+    verdict = _waived(recipe.name, checks, waivers, datetime.now(UTC).date())
+    return next((check for check in verdict.of(Status.FAIL) if check.rung == rung.NAME), None)
+
+
 def _unsound(reference: Record) -> str | None:
     """Why `reference` is not what it claims to be, a BF16 arm that drew whole pictures; None where it is."""
     bf16 = find_recipe(REFERENCE)
@@ -75,8 +90,13 @@ def _checks(evidence: Evidence) -> Iterator[Check]:
             f"({recipe.hash[:12]}) quantizes otherwise: observe {recipe.name}, or judge by {recorded.name}"
         )
         yield Check("recipe.same", "recipe", Status.NOT_COMPARABLE, message)
+    ended = evidence.record.ended
     for rung in rungs():
-        yield from rung.judge(evidence)
+        if ended is not None and rung.NAME not in evidence.record.figures:
+            message = f"not measured: the arm ended at {ended.rung}: {ended.check}"
+            yield Check(f"{rung.NAME}.measured", rung.NAME, Status.NOT_COMPARABLE, message)
+        else:
+            yield from rung.judge(evidence)
 
 
 def _waived(recipe: str, checks: tuple[Check, ...], waivers: tuple[Waiver, ...], today: date) -> Verdict:

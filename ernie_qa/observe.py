@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.compile_cache import compiled_files
 from ernie_qa.drawing import Drawn, draw, warm_up
-from ernie_qa.errors import ErnieQAError, ModelError
+from ernie_qa.errors import ErnieQAError, InputError, ModelError
 from ernie_qa.fingerprint import take_fingerprint
+from ernie_qa.judge import refusal
 from ernie_qa.models.find import Model, find_model
 from ernie_qa.pipeline import provenance
 from ernie_qa.recipe import Recipe, find_recipe
-from ernie_qa.record import SCHEMA, Identity, Picture, Record
-from ernie_qa.rungs import Arm, Figures, cost, rungs
+from ernie_qa.record import SCHEMA, Ended, Identity, Picture, Record
+from ernie_qa.rungs import Arm, Figures, components, cost, rungs
 from ernie_qa.suite import Suite, check_sizes, find_suite
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def observe(
     reference: Record | None = None,
     accepted: Pictures | None = None,
     model: Model | str | Path | None = None,
+    teacher_cases: int = components.CASES,
+    all_rungs: bool = False,
     progress: Progress = lambda drawn, of: None,
 ) -> Record:
     """Draw `suite` with `pipe` and record what it did and what it is; imports torch.
@@ -46,10 +49,20 @@ def observe(
     The pipeline is taken as it is: `recipe` only says what it is meant to be. `reference` is the BF16 arm's
     record of the same model, suite, build and machine; without it the pictures are not compared. `accepted`,
     for the BF16 arm, are a baseline's pictures: how far BF16 has moved from them is measured. `model` is
-    needed for a pipeline that `load_pipeline` did not make. InputError where one of these is wrong.
+    needed for a pipeline that `load_pipeline` did not make. Of so many `teacher_cases` BF16's arm records
+    what its parts were fed, and every other arm is fed that. A required check that fails before a picture is
+    drawn ends the arm there, unless `all_rungs` are to be measured. InputError where one of these is wrong.
     """
-    arm = arm_of(pipe, recipe, suite, reference=reference, accepted=accepted, model=model)
-    observation = Observation(arm)
+    arm = arm_of(
+        pipe,
+        recipe,
+        suite,
+        reference=reference,
+        accepted=accepted,
+        model=model,
+        teacher_cases=teacher_cases,
+    )
+    observation = Observation(arm, all_rungs=all_rungs)
     try:
         while observation.left:
             progress(len(observation.drawn), len(arm.suite.cases))
@@ -68,6 +81,7 @@ def arm_of(
     reference: Record | None = None,
     accepted: Pictures | None = None,
     model: Model | str | Path | None = None,
+    teacher_cases: int = components.CASES,
 ) -> Arm:
     """What is to be observed, checked; the arguments and errors are those of `observe`."""
     live: Any = pipe
@@ -76,16 +90,23 @@ def arm_of(
         raise ModelError("this pipeline does not say which model it is; pass model=")
     known = find_model(model) if model is not None else origin.model  # type: ignore[union-attr]
     artifact = origin.artifact if origin else None
-    arm = Arm(pipe, known, find_recipe(recipe), find_suite(suite), reference, accepted, artifact)
+    if teacher_cases < 0:
+        raise InputError(f"{teacher_cases} teacher cases: needed is 0 or more")
+    wanted, cases = find_recipe(recipe), find_suite(suite)
+    arm = Arm(pipe, known, wanted, cases, reference, accepted, artifact, teacher_cases)
     check_sizes(arm.suite, live.vae_scale_factor, known.name)
     return arm
 
 
 class Observation:
     """One arm while it is observed, a picture at a time: the rungs' windows are open from the start to
-    `finish` or `close`."""
+    `finish` or `close`.
 
-    def __init__(self, arm: Arm) -> None:
+    The rungs begin in the ladder's order. What one of them knows then is judged at once, and a required check
+    that fails ends the arm: nothing is left to draw. Not with `all_rungs`.
+    """
+
+    def __init__(self, arm: Arm, *, all_rungs: bool = False) -> None:
         live: Any = arm.pipe
         self.arm = arm
         self._place = live._execution_device
@@ -93,18 +114,29 @@ class Observation:
         self._prompts = cost.written(arm.reference) if arm.reference else {}
         self.drawn: list[Drawn] = []
         self._begun: list[Future[Any]] = []
-        self._halves = {rung.NAME: rung.measure(arm) for rung in rungs()}
+        self._halves: dict[str, Generator[Figures | None, tuple[Drawn, ...], Figures]] = {}
+        self._known: dict[str, Figures] = {}
+        self.ended: Ended | None = None
         try:
-            for half in self._halves.values():
-                next(half)
+            for rung in rungs():
+                self._halves[rung.NAME] = rung.measure(arm)
+                known = next(self._halves[rung.NAME])
+                if known is None:
+                    continue
+                self._known[rung.NAME] = known
+                if not all_rungs and (
+                    failed := refusal(self._record(self._known, ()), arm.reference, arm.recipe, rung)
+                ):
+                    self.ended = Ended(rung.NAME, failed.label, failed.message)
+                    break
         except BaseException:
             self.close()
             raise
 
     @property
     def left(self) -> tuple[Case, ...]:
-        """The cases that are not drawn yet."""
-        return self.arm.suite.cases[len(self.drawn) :]
+        """The cases that are not drawn yet; none where the arm ended before."""
+        return () if self.ended else self.arm.suite.cases[len(self.drawn) :]
 
     @property
     def _steady(self) -> bool:
@@ -135,7 +167,9 @@ class Observation:
 
     def finish(self) -> Record:
         """The record of all that was drawn; every window closes."""
-        arm = self.arm
+        if self.ended:
+            self.close()
+            return self._record(self._known, ())
         figures: dict[str, Figures] = {}
         # windows nest: the last one opened, around the drawing alone, closes first
         for name, half in reversed(self._halves.items()):
@@ -145,6 +179,10 @@ class Observation:
                 figures[name] = end.value
             else:
                 raise ErnieQAError(f"the rung {name} did not end after the suite was drawn")
+        return self._record({name: figures[name] for name in self._halves}, self._pictures())
+
+    def _record(self, figures: Mapping[str, Figures], pictures: tuple[Picture, ...]) -> Record:
+        arm = self.arm
         return Record(
             schema=SCHEMA,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -152,10 +190,12 @@ class Observation:
             recipe=Identity(arm.recipe.name, arm.recipe.hash),
             suite=Identity(arm.suite.name, arm.suite.hash),
             fingerprint=self._fingerprint,
-            figures={name: figures[name] for name in self._halves},
-            pictures=self._pictures(),
+            figures=figures,
+            pictures=pictures,
             reference=arm.reference.hash if arm.reference else None,
             artifact=arm.artifact.identity if arm.artifact else None,
+            trajectories=next(iter(arm.kept), None),
+            ended=self.ended,
         )
 
     def close(self) -> None:

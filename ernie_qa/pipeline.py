@@ -204,20 +204,25 @@ def provenance(pipe: ErnieImagePipeline) -> Provenance | None:
 def exercise_prompt_enhancer(pipe: ErnieImagePipeline, prompts: Iterable[str] = ()) -> None:
     """One forward of the prompt enhancer, without a cache: what a suite that does not use it cannot show.
 
-    It reads the first of `prompts` that is long enough, for as many rows kernels are tuned already, else a
-    fixed text. ErnieQAError if its tokenizer makes fewer than 32 tokens of that too.
+    It reads `exercise_ids`. ErnieQAError as there.
     """
     import torch
 
     live: Any = pipe
-    for text in (*prompts, TEACHER):
-        ids = live.pe_tokenizer(text, return_tensors="pt")["input_ids"]
-        if ids.shape[1] >= 32:
-            break
-    else:
-        raise ErnieQAError(
-            f"pe_tokenizer makes {ids.shape[1]} tokens of the text that exercises the prompt enhancer; "
-            "32 are needed: look at the model's pe_tokenizer"
-        )
+    ids = exercise_ids(pipe, prompts)
     with torch.no_grad():
         live.pe(input_ids=ids.to(live._execution_device), use_cache=False)
+
+
+def exercise_ids(pipe: ErnieImagePipeline, prompts: Iterable[str] = ()) -> torch.Tensor:
+    """The [1, tokens] ids of the first of `prompts` that is long enough, for as many rows kernels are tuned
+    already, else of a fixed text. ErnieQAError if pe_tokenizer makes fewer than 32 tokens of that too."""
+    live: Any = pipe
+    for text in (*prompts, TEACHER):
+        ids: torch.Tensor = live.pe_tokenizer(text, return_tensors="pt")["input_ids"]
+        if ids.shape[1] >= 32:
+            return ids
+    raise ErnieQAError(
+        f"pe_tokenizer makes {ids.shape[1]} tokens of the text that exercises the prompt enhancer; "
+        "32 are needed: look at the model's pe_tokenizer"
+    )

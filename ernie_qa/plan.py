@@ -14,6 +14,7 @@ from ernie_qa.models.find import find_model, unpinned, vae_scale_factor
 from ernie_qa.quantizers import checked_options
 from ernie_qa.recipe import REFERENCE, find_recipe, recipe_names
 from ernie_qa.rungs import check_limits
+from ernie_qa.rungs.components import CASES
 from ernie_qa.suite import check_sizes, find_suite
 from ernie_qa.toml_input import did_you_mean
 
@@ -28,7 +29,8 @@ class Plan:
     """What will run: checked, with nothing loaded yet.
 
     `artifacts` are the directories that hold a recipe's components quantized already; the components of an
-    `offloaded` recipe wait in main memory. Both by the recipe's name.
+    `offloaded` recipe wait in main memory. Both by the recipe's name. Of so many `teacher_cases` the parts
+    are fed what BF16 fed them.
     """
 
     model: Model
@@ -37,6 +39,7 @@ class Plan:
     device: str
     artifacts: Mapping[str, Model] = field(default_factory=lambda: Frozen({}))
     offloaded: frozenset[str] = frozenset()
+    teacher_cases: int = CASES
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -58,6 +61,7 @@ def plan(
     *,
     artifacts: Iterable[str] = (),
     offload: Iterable[str] = (),
+    teacher_cases: int = CASES,
 ) -> Plan:
     """Resolve and check everything that can be wrong before anything is loaded; imports no torch.
 
@@ -65,6 +69,8 @@ def plan(
     `artifacts` are `RECIPE=MODEL`, `offload` names of recipes; BF16's may be among the latter. InputError
     where something is wrong.
     """
+    if teacher_cases < 0:
+        raise InputError(f"{teacher_cases} teacher cases: needed is 0 or more")
     found = find_model(model)
     wanted = suite or found.suite
     if wanted is None:
@@ -90,6 +96,7 @@ def plan(
         device,
         Frozen(stored),
         frozenset(_named(name, "--offload", [REFERENCE, *names]) for name in offload),
+        teacher_cases,
     )
 
 

@@ -31,6 +31,8 @@ OPTIONS = {
     "suite": ("SUITE", "suite to draw, a shipped name or a TOML file (default: the model's own)"),
     "artifact": ("RECIPE=MODEL", "directory or hub id that holds a recipe quantized already; repeatable"),
     "offload": ("RECIPE", "keep this recipe's components in main memory until they are called; repeatable"),
+    "teacher_cases": ("N", "feed each part what BF16 fed it in the first N cases (default: 2)"),
+    "all_rungs": (None, "measure every rung, even where a required check failed before a picture was drawn"),
     "any_allocator": (None, "measure even where the allocator's settings let reserved memory run away"),
     "baselines": ("DIR", "accepted figures to compare with; candidates are kept beside them (default: none)"),
     "report": ("DIR", "write the records and verdict.json into this new or empty directory"),
@@ -158,7 +160,19 @@ def _plan(config: pytest.Config, device: str) -> Plan:
         # what an ini file says of these is about its own model
         artifacts=setting(config, "artifact") if own else config.getoption("ernie_artifact") or (),
         offload=setting(config, "offload") if own else config.getoption("ernie_offload") or (),
+        **_teacher_cases(config),
     )
+
+
+def _teacher_cases(config: pytest.Config) -> dict[str, int]:
+    from ernie_qa.errors import InputError
+
+    given = setting(config, "teacher_cases")
+    if not given:
+        return {}
+    if not given.isdecimal():
+        raise InputError(f"--ernie-teacher-cases {given}: needed is a number of cases, 0 or more")
+    return {"teacher_cases": int(given)}
 
 
 def _arm_id(recipe: Recipe, device: str) -> str:
@@ -216,6 +230,7 @@ def _session(config: pytest.Config, plan: Plan) -> Session:
         baselines=Path(baselines) if baselines else None,
         require_baseline=setting(config, "require_baseline"),
         any_allocator=setting(config, "any_allocator"),
+        all_rungs=setting(config, "all_rungs"),
         progress=_live_line(config),
     )
 

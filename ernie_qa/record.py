@@ -4,6 +4,8 @@ On disk it is a directory:
 
     record.json          figures, layer states, kernels, fingerprint, hashes
     pictures/<case>.png  what was drawn
+    trajectories.safetensors
+                         what BF16 fed each part, where that was recorded (ernie_qa.trajectories)
 
 Schemas: 1 (the first).
 """
@@ -27,6 +29,7 @@ from ernie_qa.errors import RecordError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
 from ernie_qa.frozen import digest, freeze, thaw
 from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, Table, one_line, read_json
+from ernie_qa.trajectories import FILE, Trajectories
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,13 +120,25 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """Where an arm ended before its suite was drawn: the `rung`, the label of its first required `check` that
+    failed, and that check's `message`."""
+
+    rung: str
+    check: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What one arm was observed to do.
 
     `created` is UTC in ISO 8601. `figures` are JSON values by rung, made read-only here; a figure that was
     not measured is None, and NaN is a ValueError. `reference` is the hash of the record that the figures
     were measured against, None for the reference itself. `artifact` is the directory that held `model` as the
-    recipe quantized it; None where it was quantized in memory.
+    recipe quantized it; None where it was quantized in memory. `trajectories` are what BF16 fed each part,
+    None where nobody recorded it. `ended` says why later rungs have no figures; None where the suite was
+    drawn.
     """
 
     schema: int
@@ -136,6 +151,8 @@ class Record:
     pictures: tuple[Picture, ...]
     reference: str | None
     artifact: ModelIdentity | None = None
+    trajectories: Trajectories | None = None
+    ended: Ended | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "figures", freeze(self.figures, "figures"))
@@ -146,7 +163,8 @@ class Record:
 
     @property
     def hash(self) -> str:
-        """The sha256 over all of the record, its pictures by the sha256 of their pixels."""
+        """The sha256 over all of the record, its pictures by the sha256 of their pixels, its trajectories by
+        that of their file."""
         return digest(self._json())
 
     def save(self, path: Path) -> None:
@@ -163,6 +181,8 @@ class Record:
                 {**self._json(), "hash": self.hash}, indent=1, ensure_ascii=False, allow_nan=False
             )
             (temporary / "record.json").write_text(text + "\n", encoding="utf-8")
+            if self.trajectories is not None:
+                (temporary / FILE).write_bytes(self.trajectories.content())
             temporary.rename(path)
         except OSError as problem:
             raise RecordError(
@@ -186,6 +206,10 @@ class Record:
         # only where there is one: the hashes of records without stay
         if self.artifact is not None:
             values["artifact"] = self.artifact.values()
+        if self.trajectories is not None:
+            values["trajectories"] = self.trajectories.sha256
+        if self.ended is not None:
+            values["ended"] = asdict(self.ended)
         return values
 
 
@@ -226,6 +250,8 @@ def load_record(path: str | Path) -> Record:
             pictures=tuple(read_picture(entry, path) for entry in table.tables("pictures")),
             reference=table.text_or_null("reference"),
             artifact=read_model(table.table("artifact")) if "artifact" in table else None,
+            trajectories=_trajectories(table, path) if "trajectories" in table else None,
+            ended=_ended(table.table("ended")) if "ended" in table else None,
         )
     except ValueError as problem:
         raise RecordError(one_line(f"{table.file}: {problem}")) from None
@@ -242,6 +268,17 @@ def _is_utc(text: str) -> bool:
         return datetime.fromisoformat(text).utcoffset() == timedelta(0)
     except ValueError:
         return False
+
+
+def _trajectories(table: Table, path: Path) -> Trajectories:
+    sha256 = table.text("trajectories", pattern=SHA256, allowed=SHA256_RULE)
+    return Trajectories.from_file(path / FILE, sha256)
+
+
+def _ended(table: Table) -> Ended:
+    ended = Ended(table.text("rung"), table.text("check"), table.text("message"))
+    table.finish()
+    return ended
 
 
 def read_model(table: Table) -> ModelIdentity:

@@ -43,7 +43,7 @@ def verdict_on(
     pipe = load_pipeline("mini", replace(honest, options=Frozen(loaded)), device)
     lie(pipe)
     suite = find_suite("mini")
-    record = observe(pipe, honest, replace(suite, cases=suite.cases[:1]))
+    record = observe(pipe, honest, replace(suite, cases=suite.cases[:1]), all_rungs=True)
     return judge(record, None, honest)
 
 

@@ -78,6 +78,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "BF16 fits a small one; may be repeated, bf16 is the reference",
     )
     gate.add_argument(
+        "--teacher-cases",
+        type=int,
+        default=2,
+        metavar="N",
+        help="feed each part what BF16 fed it in the first N cases of the suite (2)",
+    )
+    gate.add_argument(
+        "--all-rungs",
+        action="store_true",
+        help="measure every rung, even where a required check failed before a picture was drawn",
+    )
+    gate.add_argument(
         "--any-allocator",
         action="store_true",
         help="measure even under allocator settings that let reserved memory run away",
@@ -154,7 +166,14 @@ def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
     from ernie_qa.meter import require_device
     from ernie_qa.plan import plan, visible_device
 
-    checked = plan(model, options.recipe, options.suite, artifacts=options.artifact, offload=options.offload)
+    checked = plan(
+        model,
+        options.recipe,
+        options.suite,
+        artifacts=options.artifact,
+        offload=options.offload,
+        teacher_cases=options.teacher_cases,
+    )
     checked = replace(checked, device=options.device or visible_device())
     require_device(checked.device)
     return checked
@@ -200,6 +219,7 @@ def _run(plan: Plan, options: argparse.Namespace) -> Session:
             baselines=options.baselines,
             require_baseline=options.require_baseline,
             any_allocator=options.any_allocator,
+            all_rungs=options.all_rungs,
             progress=progress,
         )
         for recipe in plan.recipes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.fidelity.text.score import marked
-from ernie_qa.rungs import activation, cost, images, package, text
+from ernie_qa.report.components import parts
+from ernie_qa.report.wrap import table
+from ernie_qa.rungs import activation, components, cost, images, package, text
 
 if TYPE_CHECKING:
     from ernie_qa.record import Record
@@ -24,14 +26,18 @@ def record_lines(record: Record) -> Iterator[str]:
     yield f"record {record.hash[:12]}, reference {record.reference[:12] if record.reference else 'none'}"
     figures = record.figures
     ran = figures.get(activation.NAME, {}).get("components", {})
-    yield from _table(
+    yield from table(
         ("component", "quantizer", "on disk", "in memory", "in the kernel", ""),
         [
             _component(name, one, ran.get(name, {}))
             for name, one in figures.get(package.NAME, {}).get("components", {}).items()
         ],
     )
-    yield from _table(*_pictures(figures))
+    yield from parts(figures.get(components.NAME, {}))
+    if record.ended:
+        yield ""
+        yield f"ended at {record.ended.rung}, before a picture was drawn: {record.ended.check}"
+    yield from table(*_pictures(figures))
     yield from _misread(figures.get(text.NAME, {}))
     yield from _cost(figures.get(cost.NAME, {}))
 
@@ -104,7 +110,7 @@ def _misread(figures: Mapping[str, Any]) -> Iterator[str]:
         (case, one) for case, found in figures.get("cases", {}).items() for one in found["strings"]
         if one["errors"]
     ]  # fmt: skip
-    yield from _table(
+    yield from table(
         ("read otherwise", "expected", "read", ""),
         [(case, one["expected"], marked(one["expected"], one["read"]), "") for case, one in wrong],
     )
@@ -124,13 +130,3 @@ def _cost(figures: Mapping[str, Any]) -> Iterator[str]:
             told.append(f"{kind} at most {max(peaks) / MB:,.0f} MB")
     yield ""
     yield f"{figures['residency']}: {', '.join(told)}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns as wide as their widest cell, the last one open; nothing at all without a row."""
-    if not rows:
-        return
-    yield ""
-    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header) - 1)]
-    for row in (header, *rows):
-        yield "  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip()

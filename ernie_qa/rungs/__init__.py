@@ -5,8 +5,9 @@ A rung is a module with
     NAME      what its figures, checks, gate file and page in docs are called
     ORDER     its place on the ladder: cheap rungs first
     LIMITS    the limits that a recipe may set for it: name -> "max" or "min", the bound that keeps out damage
-    measure(arm)      a generator: it runs up to its one `yield` before the suite is drawn, receives what
-                      was drawn, and returns figures (JSON values)
+    measure(arm)      a generator: it runs up to its one `yield` before the suite is drawn, and yields the
+                      figures that it has by then, which are judged at once, or None; it receives what was
+                      drawn, and returns figures (JSON values)
     judge(evidence)   yields checks; it imports no torch
     track(record, pictures)
                       yields the figures that a baseline holds on to (`ernie_qa.baseline.accepted.Tracked`);
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ernie_qa.recipe import Gate, Limit
     from ernie_qa.record import Record
     from ernie_qa.suite import Suite
+    from ernie_qa.trajectories import Trajectories
     from ernie_qa.verdict import Check
 
 Figures = Mapping[str, Any]
@@ -60,6 +62,10 @@ class Arm:
     `artifact` is the directory that it was loaded from as the recipe had quantized it, None where `model` was
     quantized in memory. Each of `after` is called with every picture once it is drawn; what it begins ends
     before the next one is drawn and timed, and so runs beside that one's warm-up.
+
+    `teacher_cases` is how many cases BF16's arm records for the others, which are then fed them. A rung
+    leaves what it recorded in `kept`. Where a case was drawn for the components rung before the first
+    picture, it is in `rehearsed`: its id, seconds, and how many kernels were compiled.
     """
 
     pipe: ErnieImagePipeline
@@ -69,6 +75,9 @@ class Arm:
     reference: Record | None
     accepted: Pictures | None = None
     artifact: Model | None = None
+    teacher_cases: int = 0
+    kept: list[Trajectories] = field(default_factory=list, compare=False, repr=False)
+    rehearsed: list[dict[str, Any]] = field(default_factory=list, compare=False, repr=False)
     watches: list[Watching] = field(default_factory=list, compare=False, repr=False)
     after: list[Callable[[Drawn], Future[Any] | None]] = field(
         default_factory=list, compare=False, repr=False
@@ -160,7 +169,7 @@ class Rung(Protocol):
     ORDER: int
     LIMITS: Mapping[str, str]
 
-    def measure(self, arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]: ...
+    def measure(self, arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]: ...
 
     def judge(self, evidence: Evidence) -> Iterator[Check]: ...
 

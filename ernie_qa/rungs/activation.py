@@ -43,14 +43,14 @@ LEVELS = ("flag", "layers", "weights", "kernels")
 _PROMPT_ENHANCER = "pe"
 
 
-def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
+def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
     """Read every quantized component's state, then count what its layers run while the suite is drawn.
 
     At the end each component repeats its largest call under torch.profiler. A prompt enhancer of which no
     call can be repeated is exercised once instead; that counts only where the suite never called it.
 
     Figures: `components` by name: quantizer, `missing` or `probe` (why nothing can be said) or flag,
-    expected_flag, layers and calls.
+    expected_flag, layers and calls, which are not there before the suite was drawn.
     """
     pipe: Any = arm.pipe
     components: dict[str, dict[str, Any]] = {}
@@ -70,7 +70,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
                 figures["layers"] = grouped(seen.states)
                 watches[component] = watching.enter_context(seen.quantizer.watch(module))
         arm.watches.extend(watches.values())
-        yield
+        yield {"components": components}
         for component, watch in watches.items():
             drawn = watch.calls()
             exercisable = component == _PROMPT_ENHANCER and getattr(pipe, "pe_tokenizer", None) is not None
@@ -115,8 +115,12 @@ def judge(evidence: Evidence) -> Iterator[Check]:
             yield _flag(component, figures)
             yield _layers(component, states)
             yield _weights(component, states)
-            calls = ungrouped(Calls, figures["calls"])
-            yield _kernels(component, states, calls, recipe, evidence.record.suite.name)
+            if "calls" in figures:
+                calls = ungrouped(Calls, figures["calls"])
+                yield _kernels(component, states, calls, recipe, evidence.record.suite.name)
+            else:
+                message = f"{component}: no picture was drawn, so no kernel was counted"
+                yield Check(f"{NAME}.kernels", NAME, Status.NOT_COMPARABLE, message, component=component)
 
 
 def _all_levels(component: str, status: Status, message: str) -> Iterator[Check]:
@@ -266,7 +270,7 @@ def _allowed(recipe: Recipe, place: str, suite: str) -> frozenset[str]:
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
     """The share of each component's calls that ran the quantized kernel, where layers are set up to."""
     for component, found in record.figures.get(NAME, {}).get("components", {}).items():
-        if found["missing"] or found["probe"] is not None:
+        if found["missing"] or found["probe"] is not None or "calls" not in found:
             continue
         calls = ungrouped(Calls, found["calls"])
         total = sum(one.total for one in calls)

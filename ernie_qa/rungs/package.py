@@ -43,7 +43,7 @@ LIMITS: Mapping[str, str] = {}
 _TOKENIZERS = ("tokenizer", "pe_tokenizer")
 
 
-def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
+def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
     """Read what the pipeline holds and what its directory does, before anything is drawn.
 
     A component that the recipe does not name has to hold plain BF16 tensors, equal to the stored ones.
@@ -63,7 +63,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
         ],
         "unchanged": _unchanged(arm),
     }
-    yield
+    yield figures
     return figures
 
 

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ernie_qa.judge import judge
 from ernie_qa.observe import observe
@@ -26,21 +28,64 @@ def bf16(suite: Suite) -> Record:
     return observe(load_pipeline("mini", "bf16", "cpu"), "bf16", suite)
 
 
-def run(recipe: Recipe, suite: Suite, reference: Record) -> tuple[Record, Verdict]:
-    record = observe(load_pipeline("mini", recipe, "cpu"), recipe, suite, reference=reference)
+def run(recipe: Recipe, suite: Suite, reference: Record, **how: Any) -> tuple[Record, Verdict]:
+    record = observe(load_pipeline("mini", recipe, "cpu"), recipe, suite, reference=reference, **how)
     return record, judge(record, reference, recipe)
 
 
-def test_uint2_fails_on_images_where_it_differs_in_nothing_else(
-    suite: Suite, bf16: Record, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def uint2(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The shipped UINT4 recipe with its limits, and two bits."""
     text = find_recipe("sdnq-uint4-static").path.read_text(encoding="utf-8")
-    path = tmp_path / "sdnq-uint2-static.toml"
+    path = tmp_path_factory.mktemp("recipes") / "sdnq-uint2-static.toml"
     path.write_text(text.replace('weights_dtype = "uint4"', 'weights_dtype = "uint2"'), encoding="utf-8")
-    _, verdict = run(find_recipe(path), suite, bf16)
+    return find_recipe(path)
+
+
+def test_uint2_fails_by_its_parts_and_its_pictures_where_it_differs_in_nothing_else(
+    suite: Suite, bf16: Record, uint2: Recipe
+) -> None:
+    _, verdict = run(uint2, suite, bf16, all_rungs=True)
     assert verdict.status is Status.FAIL
-    assert {check.rung for check in verdict.of(Status.FAIL)} == {"images"}
-    assert "images.lpips_mean" in {check.name for check in verdict.of(Status.FAIL)}
+    failed = {check.name for check in verdict.of(Status.FAIL)}
+    assert {check.rung for check in verdict.of(Status.FAIL)} == {"components", "images"}
+    assert {"components.text_encoder_l2_mean", "components.transformer_l2_max"} <= failed
+    assert "images.lpips_mean" in failed
+
+
+def test_uint2_is_refused_before_a_picture_is_drawn(
+    suite: Suite, bf16: Record, uint2: Recipe, tmp_path: Path
+) -> None:
+    record, verdict = run(uint2, suite, bf16)
+    assert record.ended is not None
+    assert record.ended.rung == "components"
+    assert (record.pictures, list(record.figures)) == ((), ["package", "activation", "components"])
+    assert verdict.status is Status.FAIL
+    by_rung = {check.rung: check for check in verdict.checks}
+    for rung in ("images", "text", "cost"):
+        assert by_rung[rung].status is Status.NOT_COMPARABLE
+        assert by_rung[rung].message == f"not measured: the arm ended at components: {record.ended.check}"
+    record.save(tmp_path / "refused")
+    stored = load_record(tmp_path / "refused")
+    assert (stored.hash, stored.ended) == (record.hash, record.ended)
+    assert judge(stored, bf16, uint2) == verdict
+
+
+def test_a_scale_that_is_off_by_two_percent_in_one_layer_is_caught_and_named(
+    suite: Suite, bf16: Record
+) -> None:
+    recipe = find_recipe("sdnq-uint4-static")
+    pipe = load_pipeline("mini", recipe, "cpu")
+    layer = pipe.transformer.get_submodule("layers.3.mlp.up_proj")
+    with torch.no_grad():
+        layer.scale.mul_(1.02)
+        layer.zero_point.mul_(1.02)
+    record = observe(pipe, recipe, suite, reference=bf16)
+    (failed,) = judge(record, bf16, recipe).of(Status.FAIL)
+    assert failed.label == "components.transformer_layer_gain_max[transformer]"
+    assert "layers.3.mlp.up_proj" in failed.message
+    assert failed.measured == pytest.approx(0.02, abs=0.002)
+    assert record.pictures == ()
 
 
 def test_the_same_run_gives_the_same_pictures_and_verdict(suite: Suite, bf16: Record) -> None:
@@ -59,4 +104,5 @@ def test_a_stored_record_is_judged_like_the_live_one(suite: Suite, bf16: Record,
     bf16.save(tmp_path / "bf16")
     stored = load_record(tmp_path / "bf16")
     assert stored.hash == bf16.hash
+    assert stored.trajectories == bf16.trajectories
     assert judge(stored, None, "bf16") == judge(bf16, None, "bf16")

@@ -88,16 +88,18 @@ def test_the_only_drawing_comes_first_and_is_timed(run: Run) -> None:
 def test_terminal_summary_holds_the_table_and_the_reason(run: Run) -> None:
     rows = [line.split() for line in run.output.splitlines()]
     header = next(row for row in rows if row[:1] == ["recipe"])
-    assert header[:4] == ["recipe", "package", "activation", "images"]
-    assert next(row for row in rows if row[:1] == ["lenient"])[:5] == [
+    assert header[:4] == ["recipe", "package", "activation", "components"]
+    assert next(row for row in rows if row[:1] == ["lenient"])[:6] == [
         "lenient",
+        "pass",
         "pass",
         "pass",
         "pass",
         "PASS",
     ]
-    assert next(row for row in rows if row[:1] == ["strict"])[:5] == [
+    assert next(row for row in rows if row[:1] == ["strict"])[:6] == [
         "strict",
+        "pass",
         "pass",
         "pass",
         "FAIL",
@@ -165,3 +167,41 @@ def test_without_pytest_benchmark_and_without_the_drawing_test(
         "test_images.py::test_picture[mine-two]": "PASSED",
     }
     assert "benchmark" not in done.stdout
+
+
+def test_a_recipe_that_fails_early_draws_nothing_and_every_later_gate_says_why(
+    gated: Gated,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+    tmp_path: Path,
+) -> None:
+    recipe = write_recipe("early", 1.0)
+    limit = '\n[gates.small.limits."components.transformer_l2_max"]\nmax = 0.0\nsource = "a test"\n'
+    recipe.write_text(recipe.read_text() + limit)
+    given = ("--ernie-recipe", recipe, "--ernie-model", tiny_model, "--ernie-suite", small_suite)
+    done = gated(tmp_path, "-v", *given)
+    assert done.returncode == 1, done.stdout
+    found = results(done.stdout)
+    assert found["test_cost.py::test_draw[early]"] == "SKIPPED"
+    assert found["test_package.py::test_package[early]"] == "PASSED"
+    for gate in ("components.py::test_components", "images.py::test_suite", "text.py::test_text"):
+        assert found[f"test_{gate}[early]"] == "FAILED"
+    assert found["test_images.py::test_picture[early-one]"] == "FAILED"
+    label = "components.transformer_l2_max[transformer]"
+    said = f"not comparable: images.measured: not measured: the arm ended at components: {label}"
+    assert said in done.stdout
+    (tmp_path / "all").mkdir()
+    whole = gated(tmp_path / "all", "-v", "--ernie-all-rungs", "-k", "components or images", *given)
+    found = results(whole.stdout)
+    assert found["test_components.py::test_components[early]"] == "FAILED"
+    assert found["test_images.py::test_picture[early-one]"] == "PASSED"
+
+
+def test_a_number_of_cases_that_is_none(
+    gated: Gated, tiny_model: Path, small_suite: Path, tmp_path: Path
+) -> None:
+    given = ("--ernie-model", tiny_model, "--ernie-suite", small_suite)
+    done = gated(tmp_path, "--ernie-teacher-cases=few", *given)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--ernie-teacher-cases few: needed is a number of cases, 0 or more" in done.stderr

@@ -87,6 +87,7 @@ def test_collection_names_recipes_and_cases_and_loads_nothing(
     assert sorted(names) == [
         "test_activation[mine]",
         "test_baseline[mine]",
+        "test_components[mine]",
         "test_cost[mine]",
         "test_draw[mine]",
         "test_package[mine]",

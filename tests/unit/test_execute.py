@@ -288,5 +288,8 @@ def test_an_arm_that_broke_off_leaves_the_others_and_no_pass(
     assert re.search(r"^transformer +sdnq .* MB +\d+ of \d+ +aten::_int_mm, 8 few_rows$", shown, re.M)
     assert re.search(r"^picture +LPIPS +PSNR +SSIM +seconds +words read$", shown, re.M)
     assert "resident: loading" in shown
+    assert re.search(r"^transformer +relative error \S+ mean, \S+ worst step +", shown, re.M)
+    assert main(["explain", str(tmp_path / "out" / "first")]) == 0
+    assert re.search(r"^transformer, by gain +error +gain off 1$", capfd.readouterr().out, re.M)
     assert main(["show", "--all", str(tmp_path / "out" / "first")]) == 0
     assert "\nmachine\n  python: " in capfd.readouterr().out

@@ -76,3 +76,41 @@ def test_a_picture_that_breaks_off_leaves_the_watches_on_and_closing_takes_them(
     observation.close()
     hook.remove()
     assert hooks(observation) == 0
+
+
+def test_a_required_check_that_fails_ends_the_arm_before_a_picture(
+    tiny_model: Path, small_suite: Path, write_recipe: Callable[[str, float], Path]
+) -> None:
+    recipe = find_recipe(write_recipe("mine", 1.0))
+    # in BF16, though the recipe quantizes its transformer
+    arm = arm_of(load_pipeline(tiny_model, "bf16", "cpu"), recipe, small_suite)
+    observation = Observation(arm)
+    assert (observation.left, observation.ended is not None) == ((), True)
+    record = observation.finish()
+    assert (list(record.figures), record.pictures) == (["package"], ())
+    verdict = judge(record, None, recipe)
+    assert verdict.status is Status.FAIL
+    told = {check.label: check.message for check in verdict.checks}
+    said = "not measured: the arm ended at package: package.layers[transformer]"
+    for rung in ("activation", "components", "images", "text", "cost"):
+        assert told[f"{rung}.measured"] == said
+    # all the same, if somebody wants to see it
+    whole = Observation(arm_of(arm.pipe, recipe, small_suite), all_rungs=True)
+    assert (len(whole.left), whole.ended) == (2, None)
+    whole.close()
+
+
+def test_what_is_waived_or_informational_ends_nothing(
+    tiny_model: Path, small_suite: Path, write_recipe: Callable[[str, float], Path], tmp_path: Path
+) -> None:
+    text = write_recipe("mine", 1.0).read_text()
+    (tmp_path / "waived.toml").write_text(
+        text + '\n[gates.small]\ninformational = ["package.layers", "package.bytes"]\n'
+        '[[gates.small.waivers]]\ncheck = "activation.layers"\nreason = "a test"\nuntil = 2999-01-01\n'
+        '[[gates.small.waivers]]\ncheck = "activation.flag"\nreason = "a test"\nuntil = 2999-01-01\n'
+        '[[gates.small.waivers]]\ncheck = "activation.weights"\nreason = "a test"\nuntil = 2999-01-01\n'
+    )
+    recipe = find_recipe(tmp_path / "waived.toml")
+    observation = Observation(arm_of(load_pipeline(tiny_model, "bf16", "cpu"), recipe, small_suite))
+    assert observation.ended is None
+    observation.close()

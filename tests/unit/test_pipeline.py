@@ -85,7 +85,7 @@ def test_a_pipeline_from_elsewhere_has_to_be_named(tiny_model: Path, small_suite
         observe(pipe, "bf16", small_suite)
     record = observe(pipe, "bf16", small_suite, model=tiny_model)
     assert record.figures["cost"]["load"] is None
-    assert list(record.figures) == ["package", "activation", "images", "text", "cost"]
+    assert list(record.figures) == ["package", "activation", "components", "images", "text", "cost"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from PIL import Image
 from ernie_qa.errors import RecordError
 from ernie_qa.fingerprint import Fingerprint
 from ernie_qa.frozen import digest
-from ernie_qa.record import Identity, ModelIdentity, Picture, Record, load_record
+from ernie_qa.record import Ended, Identity, ModelIdentity, Picture, Record, load_record
+from ernie_qa.trajectories import Trajectories
 
 STORED = Path(__file__).parents[1] / "data" / "record-schema1"
 FINGERPRINT = Fingerprint(
@@ -298,3 +299,49 @@ def test_nan_in_a_stored_record_is_refused(tmp_path):
     file = tmp_path / "r" / "record.json"
     file.write_text(file.read_text().replace("0.0123", "NaN"))
     assert refused(tmp_path / "r") == f"{file}: figures.images.lpips_mean: nan is not a finite number"
+
+
+# trajectories, and an arm that ended early
+
+
+def test_trajectories_are_kept_beside_the_record_and_count_in_its_hash(tmp_path):
+    with_them = record(trajectories=Trajectories.from_bytes(b"tensors"))
+    assert with_them.hash != record().hash
+    with_them.save(tmp_path / "one")
+    loaded = load_record(tmp_path / "one")
+    assert (loaded, loaded.hash) == (with_them, with_them.hash)
+    assert loaded.trajectories.content() == b"tensors"
+    # and again from the file that was not read yet
+    loaded.save(tmp_path / "two")
+    assert load_record(tmp_path / "two").trajectories.content() == b"tensors"
+    assert pickle.loads(pickle.dumps(loaded)).trajectories.content() == b"tensors"
+
+
+def test_a_record_without_trajectories_has_the_hash_that_it_always_had(tmp_path):
+    record().save(tmp_path / "one")
+    stored = json.loads((tmp_path / "one" / "record.json").read_text())
+    assert not {"trajectories", "ended"} & stored.keys()
+    assert not (tmp_path / "one" / "trajectories.safetensors").exists()
+    assert load_record(tmp_path / "one").trajectories is None
+
+
+def test_trajectories_that_were_edited_or_are_gone_are_refused(tmp_path):
+    record(trajectories=Trajectories.from_bytes(b"tensors")).save(tmp_path / "one")
+    loaded = load_record(tmp_path / "one")
+    file = tmp_path / "one" / "trajectories.safetensors"
+    file.write_bytes(b"others!")
+    assert "was edited" in refused(tmp_path / "one")
+    # also where that happened after it was loaded
+    with pytest.raises(RecordError, match="was edited"):
+        loaded.trajectories.content()
+    file.unlink()
+    assert "missing, but record.json names it" in refused(tmp_path / "one")
+    file.symlink_to(tmp_path / "one" / "record.json")
+    assert "missing" in refused(tmp_path / "one")
+
+
+def test_where_an_arm_ended_is_kept(tmp_path):
+    ended = record(ended=Ended("package", "package.layers[pe]", "no layer is quantized"))
+    ended.save(tmp_path / "one")
+    assert load_record(tmp_path / "one") == ended
+    assert ended.hash != record().hash

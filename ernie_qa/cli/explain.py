@@ -1,0 +1,34 @@
+"""`ernie-qa explain`: which layers are furthest off by themselves."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    explain = commands.add_parser(
+        "explain",
+        help="rank a record's layers by their own error",
+        description="Rank the layers of each component by how far off their own output is when they are fed "
+        "BF16's rows: by its relative error, and by its gain, in which noise averages out and a wrong scale "
+        "does not.",
+        epilog="example: ernie-qa gate --recipe bnb-nf4 --report out && ernie-qa explain out/bnb-nf4",
+    )
+    explain.add_argument(
+        "record", metavar="RECORD", type=Path, help="directory of a record, as --report wrote it"
+    )
+    explain.add_argument("--all", action="store_true", help="every layer")
+    explain.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from ernie_qa.record import load_record
+    from ernie_qa.report.components import explained
+
+    given = options.record
+    record = load_record(given.parent if given.name == "record.json" else given)
+    for line in explained(record, whole=options.all):
+        print(line)
+    return 0
