@@ -122,9 +122,16 @@ def _nearest_cell(verdict: Verdict, room: int) -> str:
 
 
 def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[str]:
+    noted: dict[str, list[str]] = {}
     for verdict in verdicts:
-        told = [check for check in verdict.checks if check.status in (Status.FAIL, Status.NOT_COMPARABLE)]
-        told.sort(key=lambda check: not check.required)
+        for check in _told(verdict):
+            if not check.required and verdict.recipe not in noted.setdefault(check.message, []):
+                noted[check.message].append(verdict.recipe)
+    for verdict in verdicts:
+        # what decides nothing and holds for several recipes is told once
+        told = [
+            check for check in _told(verdict) if check.required or noted[check.message][0] == verdict.recipe
+        ]
         # one cause may fail several checks, which then say the same
         groups = [list(group) for _, group in groupby(told, lambda check: (check.required, check.message))]
         for group in groups[:MESSAGES]:
@@ -132,13 +139,22 @@ def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator
             word = WORDS[check.status] if check.required else "note"
             more = f" and {others} more" if others else ""
             yield ""
-            yield f"{_paint(word, check.status, colour)}  {verdict.recipe}  {check.label}{more}"
+            recipes = verdict.recipe if check.required else ", ".join(noted[check.message])
+            first, *rest = wrapped(f"{word}  {recipes}  {check.label}{more}", width, "", "  ")
+            yield _paint(word, check.status, colour) + first.removeprefix(word)
+            yield from rest
             yield from wrapped(check.message, width, "  ", "  ")
         if left := sum(map(len, groups[MESSAGES:])):
             yield f"  and {left} more checks of {verdict.recipe} that did not pass"
         for waiver in verdict.waivers:
             yield ""
             yield from wrapped(f"{verdict.recipe}  {waiver}", width, "", "  ")
+
+
+def _told(verdict: Verdict) -> list[Check]:
+    """The checks that are told in words, those that decide first."""
+    told = [check for check in verdict.checks if check.status in (Status.FAIL, Status.NOT_COMPARABLE)]
+    return sorted(told, key=lambda check: not check.required)
 
 
 def _paint(text: str, status: Status | None, colour: bool) -> str:

@@ -101,6 +101,16 @@ def test_an_informational_failure_is_a_note() -> None:
     assert "PASS" in shown[1]
 
 
+def test_a_note_on_several_recipes_is_told_once() -> None:
+    checks = (
+        Check("a.b", "a", Status.PASS, "fine"),
+        Check("a.c", "a", Status.NOT_COMPARABLE, "no engine", required=False),
+    )
+    shown = lines([Verdict("mine", checks), Verdict("yours", checks)])
+    assert [line for line in shown if "a.c" in line] == ["note  mine, yours  a.c"]
+    assert shown.count("  no engine") == 1
+
+
 def test_what_decides_nothing_is_in_brackets() -> None:
     shown = Verdict("mine", (check("package.bytes"), check("text.lines_lost_mean", required=False)))
     unread = check("text.lines_lost_mean", Status.NOT_COMPARABLE, required=False)
