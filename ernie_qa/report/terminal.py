@@ -53,7 +53,7 @@ def _share(check: Check) -> float | None:
         return measured / limit
     if check.unit == "dB":
         return float(10 ** ((limit - measured) / 10))
-    if not check.unit and max(measured, limit) < 1:
+    if not check.unit and measured <= 1 and limit < 1:
         return (1 - measured) / (1 - limit)
     return limit / measured
 

@@ -150,6 +150,7 @@ def test_many_failures_are_counted_not_printed() -> None:
         (Status.PASS, 40.0, 30.0, "dB", 0.1),
         (Status.FAIL, 20.0, 30.0, "dB", 10.0),
         (Status.PASS, 0.99, 0.98, "", 0.5),
+        (Status.PASS, 1.0, 0.95, "", 0.0),
         (Status.FAIL, 0.96, 0.98, "", 2.0),
         (Status.PASS, 40.0, 30.0, "pictures", 0.75),
     ],
