@@ -91,7 +91,7 @@ class Watch:
 
 
 @contextmanager
-def watching(device: torch.device | str, period: float = 0.25) -> Iterator[Watch]:
+def watching(device: torch.device | str, period: float = 1.0) -> Iterator[Watch]:
     """Look at the GPU `device` at once and then every `period` seconds, in a thread, until the block ends.
 
     On a CPU nothing is looked at. Where the library is missing or refuses, the summary says so; nothing is
