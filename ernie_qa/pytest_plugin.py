@@ -29,6 +29,7 @@ OPTIONS = {
     "model": ("MODEL", "model to gate: 'mini', a diffusers directory, or a hub id (default: mini)"),
     "recipe": ("RECIPE", "recipe to gate, a shipped name or a TOML file; repeatable (default: all shipped)"),
     "suite": ("SUITE", "suite to draw, a shipped name or a TOML file (default: the model's own)"),
+    "seeds": ("N", "draw every case with N seeds, its own and others (default: 1)"),
     "artifact": ("RECIPE=MODEL", "directory or hub id that holds a recipe quantized already; repeatable"),
     "offload": ("RECIPE", "keep this recipe's components in main memory until they are called; repeatable"),
     "any_allocator": (None, "measure even where the allocator's settings let reserved memory run away"),
@@ -155,10 +156,21 @@ def _plan(config: pytest.Config, device: str) -> Plan:
         setting(config, "recipe"),
         setting(config, "suite") or None,
         device,
+        seeds=_seeds(setting(config, "seeds") or "1"),
         # what an ini file says of these is about its own model
         artifacts=setting(config, "artifact") if own else config.getoption("ernie_artifact") or (),
         offload=setting(config, "offload") if own else config.getoption("ernie_offload") or (),
     )
+
+
+def _seeds(text: str) -> int:
+    from ernie_qa.errors import InputError
+
+    if not text.isascii() or not text.isdecimal():
+        raise InputError(
+            f"--ernie-seeds {text}: needed is a whole number, how many seeds to draw a case with"
+        )
+    return int(text)
 
 
 def _arm_id(recipe: Recipe, device: str) -> str:
@@ -257,7 +269,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from ernie_qa.report.terminal import lines
 
     plan = run.session.plan
-    terminalreporter.write_sep("=", f"ernie_qa: {plan.model.name} on suite {plan.suite.name}, {plan.device}")
+    terminalreporter.write_sep("=", f"ernie_qa: {plan.model.name} on suite {plan.suite.title}, {plan.device}")
     verdicts = [outcome.verdict for outcome in run.session.outcomes]
     width = config.get_terminal_writer().fullwidth
     for line in lines(verdicts, colour=terminalreporter.hasmarkup, width=width):

@@ -201,8 +201,8 @@ def test_holm_is_between_the_plain_and_bonferroni(p: list[float]) -> None:
 
 @pytest.mark.parametrize(("n", "simulations"), [(10, 10_000), (30, 500)])
 def test_levels_for_normal_values(n: int, simulations: int) -> None:
-    # a seed at which all are within: of many seeds some are not, for that is what two standard errors mean, so
-    # this shows that nothing is far off; docs/statistics.md counts over twenty
+    # a seed at which all are within: of many some are not, for that is what two standard errors mean; so this
+    # shows that nothing is far off, and docs/statistics.md counts over twenty
     found = [one for one in levels.levels("normal", n, simulations, seed=6) if not math.isnan(one.nominal)]
     assert len(found) == 6
     assert [levels.row(one) for one in found if not one.holds] == []
