@@ -85,14 +85,19 @@ class Suite:
 
 
 def another(case: Case, number: int) -> Case:
-    """`case` with its `number`-th other seed: 31 bits from the start of the sha256 of "<own seed>+<number>"."""
+    """`case` with its `number`-th other seed: 31 bits of the sha256 of "<own seed>+<number>"."""
     start = hashlib.sha256(f"{case.seed}+{number}".encode()).digest()[:4]
     return replace(case, id=f"{case.id}+{number}", seed=int.from_bytes(start, "big") >> 1)
 
 
+def seed_number(case: str) -> int:
+    """Which of its seeds the case of that id is drawn with: 0 is its own."""
+    return int(case.partition("+")[2] or 0)
+
+
 def is_own(case: str) -> bool:
     """Whether the case of that id is drawn with its own seed."""
-    return "+" not in case
+    return seed_number(case) == 0
 
 
 def more_seeds(suite: str, than: str) -> int | None:
