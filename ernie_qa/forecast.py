@@ -126,7 +126,7 @@ def forecast(
         size = len(recipes) * sum(largest_png(case.width, case.height) for case in plan.suite.cases)
     return Forecast(
         model=plan.model.name,
-        suite=plan.suite.name,
+        suite=plan.suite.title,
         device=plan.device,
         machine=described(machine),
         downloads=tuple(_downloads(plan)),

@@ -61,21 +61,26 @@ def plan(
     *,
     artifacts: Iterable[str] = (),
     offload: Iterable[str] = (),
-    teacher_cases: int = CASES,
+    teacher_cases: int | None = None,
+    seeds: int | None = None,
 ) -> Plan:
     """Resolve and check everything that can be wrong before anything is loaded; imports no torch.
 
     Without `recipes`, all that the package ships; without `suite`, the one that the model's manifest names.
-    `artifacts` are `RECIPE=MODEL`, `offload` names of recipes; BF16's may be among the latter. InputError
-    where something is wrong.
+    `artifacts` are `RECIPE=MODEL`, `offload` names of recipes; BF16's may be among the latter. `seeds` is how
+    many a case is drawn with, as many as the suite says without; of `teacher_cases` the parts are fed what BF16
+    fed its own (`Plan`). InputError where something is wrong.
     """
-    if teacher_cases < 0:
-        raise InputError(f"{teacher_cases} teacher cases: needed is 0 or more")
+    fed = CASES if teacher_cases is None else teacher_cases
+    if fed < 0:
+        raise InputError(f"{fed} teacher cases: needed is 0 or more")
     found = find_model(model)
     wanted = suite or found.suite
     if wanted is None:
         raise InputError(f"{found.path}: no ernie_qa.json here names a suite for this model; say which one")
     cases = find_suite(wanted)
+    if seeds is not None:
+        cases = cases.with_seeds(seeds)
     check_sizes(cases, vae_scale_factor(found), found.name)
     chosen = tuple(find_recipe(recipe) for recipe in recipes or recipe_names())
     names = [recipe.name for recipe in chosen]
@@ -96,7 +101,7 @@ def plan(
         device,
         Frozen(stored),
         frozenset(_named(name, "--offload", [REFERENCE, *names]) for name in offload),
-        teacher_cases,
+        fed,
     )
 
 

@@ -29,6 +29,7 @@ OPTIONS = {
     "model": ("MODEL", "model to gate: 'mini', a diffusers directory, or a hub id (default: mini)"),
     "recipe": ("RECIPE", "recipe to gate, a shipped name or a TOML file; repeatable (default: all shipped)"),
     "suite": ("SUITE", "suite to draw, a shipped name or a TOML file (default: the model's own)"),
+    "seeds": ("N", "draw every case with N seeds, its own and others (default: 1)"),
     "artifact": ("RECIPE=MODEL", "directory or hub id that holds a recipe quantized already; repeatable"),
     "offload": ("RECIPE", "keep this recipe's components in main memory until they are called; repeatable"),
     "teacher_cases": ("N", "feed each part what BF16 fed it in the first N cases (default: 2)"),
@@ -157,22 +158,22 @@ def _plan(config: pytest.Config, device: str) -> Plan:
         setting(config, "recipe"),
         setting(config, "suite") or None,
         device,
+        seeds=_number(config, "seeds"),
         # what an ini file says of these is about its own model
         artifacts=setting(config, "artifact") if own else config.getoption("ernie_artifact") or (),
         offload=setting(config, "offload") if own else config.getoption("ernie_offload") or (),
-        **_teacher_cases(config),
+        teacher_cases=_number(config, "teacher_cases"),
     )
 
 
-def _teacher_cases(config: pytest.Config) -> dict[str, int]:
+def _number(config: pytest.Config, name: str) -> int | None:
+    """What an option says that takes a number; None where it is not given."""
     from ernie_qa.errors import InputError
 
-    given = setting(config, "teacher_cases")
-    if not given:
-        return {}
-    if not given.isdecimal():
-        raise InputError(f"--ernie-teacher-cases {given}: needed is a number of cases, 0 or more")
-    return {"teacher_cases": int(given)}
+    text = setting(config, name)
+    if text and not (text.isascii() and text.isdecimal()):
+        raise InputError(f"--ernie-{name.replace('_', '-')} {text}: needed is a whole number")
+    return int(text) if text else None
 
 
 def _arm_id(recipe: Recipe, device: str) -> str:
@@ -272,7 +273,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from ernie_qa.report.terminal import lines
 
     plan = run.session.plan
-    terminalreporter.write_sep("=", f"ernie_qa: {plan.model.name} on suite {plan.suite.name}, {plan.device}")
+    terminalreporter.write_sep("=", f"ernie_qa: {plan.model.name} on suite {plan.suite.title}, {plan.device}")
     verdicts = [outcome.verdict for outcome in run.session.outcomes]
     width = config.get_terminal_writer().fullwidth
     for line in lines(verdicts, colour=terminalreporter.hasmarkup, width=width):

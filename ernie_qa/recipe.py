@@ -28,15 +28,25 @@ _LABEL = re.compile(_CHECK.pattern + r"(\[[^\[\]]+\])?")
 _LABEL_RULE = 'the name of a check, as "images.lpips_mean" or "activation.kernels[text_encoder]"'
 
 
+ABOUT = ("pictures", "suite")
+"""What a limit of picture scores is about, see `Limit`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """One bound on one figure. `source` says where it comes from; `provisional` that it was never
-    measured on real weights."""
+    measured on real weights.
+
+    `about` matters for a mean over pictures. "pictures": whatever the suite's prompts may give; those that
+    were drawn are a sample, and may be too few to tell. "suite": the very pictures that the suite's own seeds
+    give, from which the bound was measured; they are all there, and nothing is left to chance.
+    """
 
     max: float | None
     min: float | None
     source: str
     provisional: bool = False
+    about: str = "pictures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +226,12 @@ def _limit(limits: Table, name: str) -> Limit:
         entry.fail(None, "a limit needs max, min or both")
     if low is not None and high is not None and low > high:
         entry.fail(None, f"min {low:g} is above max {high:g}")
-    limit = Limit(high, low, entry.text("source"), entry.boolean("provisional", False))
+    limit = Limit(
+        high,
+        low,
+        entry.text("source"),
+        entry.boolean("provisional", False),
+        entry.choice("about", ABOUT, "pictures"),
+    )
     entry.finish()
     return limit

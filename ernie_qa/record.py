@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ernie_qa.errors import RecordError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
 from ernie_qa.frozen import digest, freeze, thaw
-from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, Table, one_line, read_json
+from ernie_qa.toml_input import CASE_NAME, SAFE_NAME_RULE, Table, one_line, read_json
 from ernie_qa.trajectories import FILE, Trajectories
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Picture:
             raise ValueError(
                 f"{case}: {width}x{height} is more than the {MAX_PIXELS} pixels a picture may have"
             )
-        if not SAFE_NAME.fullmatch(case):
+        if not CASE_NAME.fullmatch(case):
             raise ValueError(f"{case!r}: a case's id has {SAFE_NAME_RULE}")
         raw = np.ascontiguousarray(pixels).tobytes()
         file = io.BytesIO()
@@ -303,7 +303,7 @@ def read_identity(table: Table) -> Identity:
 
 def read_picture(entry: Table, directory: Path) -> Picture:
     """The picture that `entry` declares, from `directory`/pictures. RecordError if missing or edited."""
-    case = entry.text("case", pattern=SAFE_NAME, allowed=SAFE_NAME_RULE)
+    case = entry.text("case", pattern=CASE_NAME, allowed=SAFE_NAME_RULE)
     width = entry.integer("width", minimum=1, maximum=MAX_PIXELS)
     height = entry.integer("height", minimum=1, maximum=MAX_PIXELS // width)
     sha256 = entry.text("sha256", pattern=SHA256, allowed=SHA256_RULE)

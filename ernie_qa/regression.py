@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 from ernie_qa.baseline.accepted import is_drift
 from ernie_qa.fingerprint import differences, same_build_and_machine
+from ernie_qa.paired import paired
 from ernie_qa.recipe import REFERENCE
-from ernie_qa.rungs import BASELINE, rungs
+from ernie_qa.rungs import BASELINE, images, rungs
+from ernie_qa.suite import more_seeds
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.accepted import Accepted, Figure, Tracked
     from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.baseline.store import Baseline
+    from ernie_qa.fidelity.statistics import Regression
     from ernie_qa.record import Record
     from ernie_qa.rungs import Evidence
 
@@ -40,11 +43,14 @@ def checks(evidence: Evidence, baseline: Baseline | None, *, require: bool) -> I
         yield _accepted(Status.NOT_COMPARABLE, f"{unlike}: accept figures of this one, or go back")
         return
     yield _accepted(Status.PASS, f"accepted by {accepted.by} on {accepted.when[:10]}: {accepted.why}")
-    found = tracked(record, baseline.pictures)
+    # pictures of other seeds than the accepted ones have nothing to be compared with
+    same = images.without_seeds(record, more_seeds(record.suite.hash, accepted.suite.hash) or 0)
+    found = tracked(same, baseline.pictures)
+    pairs = paired(accepted.figures, found)
     why = "" if record.recipe.name == REFERENCE else moved(evidence.reference, baseline)
     informational = evidence.gate.informational if evidence.gate else frozenset()
     for name, figure in accepted.figures.items():
-        check = _check(name, figure, found.get(name), record, accepted)
+        check = _check(name, figure, found.get(name), record, accepted, pairs.get(name))
         if why and name in found and found[name].against_bf16 and check.status is not Status.NOT_APPLICABLE:
             message = f"BF16 is not where it was accepted, so this figure cannot be compared: {why}"
             check = replace(check, status=Status.NOT_COMPARABLE, message=message)
@@ -68,12 +74,14 @@ def _unlike(record: Record, accepted: Accepted) -> str | None:
     """Why the two are of different things; None where they are of one."""
     if record.fingerprint.machine != accepted.machine:
         return f"the record is of {record.fingerprint.machine}, what was accepted is of {accepted.machine}"
+    if more := more_seeds(accepted.suite.hash, record.suite.hash):
+        return f"figures were accepted with more seeds a case ({more} more): draw as many, --ernie-seeds"
     for kind, ours, theirs in (
         ("model", record.model, accepted.model),
         ("suite", record.suite, accepted.suite),
         ("recipe", record.recipe, accepted.recipe),
     ):
-        if ours.hash != theirs.hash:
+        if ours.hash != theirs.hash and more_seeds(ours.hash, theirs.hash) is None:
             return (
                 f"the {kind} {ours.name} ({ours.hash[:12]}) is not the one that figures were accepted for "
                 f"({theirs.hash[:12]})"
@@ -113,7 +121,14 @@ def is_random(record: Record) -> bool:
     return record.model.weights == "random"
 
 
-def _check(name: str, figure: Figure, found: Tracked | None, record: Record, accepted: Accepted) -> Check:
+def _check(
+    name: str,
+    figure: Figure,
+    found: Tracked | None,
+    record: Record,
+    accepted: Accepted,
+    pairs: Regression | None = None,
+) -> Check:
     if figure.limit is None:
         value = found.value if found else None
         message = f"{name}: accepted from {len(figure.measured)} runs, too few to know its noise: not judged"
@@ -129,6 +144,11 @@ def _check(name: str, figure: Figure, found: Tracked | None, record: Record, acc
     bound = "at most" if figure.better == "lower" else "at least"
     runs = f" in {len(figure.measured)} runs" if len(figure.measured) > 1 else ""
     message = f"{name}: {_said(found.value, figure)}, accepted {_said(figure.typical, figure)}{runs}, "
+    if pairs:
+        message += f"{pairs}{f': {_advice(name, record, accepted)}' if pairs.worse else ''}"
+        status = Status.FAIL if pairs.worse else Status.PASS
+        figures = {"measured": pairs.ratio, "limit": pairs.minimum, "unit": "times"}
+        return _named(name, status, message, **figures)
     message += f"{bound} {_said(figure.limit, figure)}"
     if not kept:
         message += f": {_advice(name, record, accepted)}"

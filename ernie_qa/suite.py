@@ -1,6 +1,7 @@
 """A suite: a named, versioned, hashed set of cases."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ernie_qa.errors import SuiteError
@@ -13,6 +14,8 @@ MIN_SIDE = 31
 MAX_SIDE = 8192
 """Pixels. No picture is larger than 8192 x 8192, which is 64 megapixels."""
 MAX_CASES = 1000
+MAX_SEEDS = 100
+"""Of one case. Ten cases of that many are the 1000 that a suite may have."""
 
 _DIRECTORY = Path(__file__).parent / "suites"
 
@@ -36,7 +39,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A named set of cases with the sampling that they share."""
+    """A named set of cases with the sampling that they share.
+
+    With more than one of `seeds`, `cases` are its own, then all of them with a second seed, and so on.
+    """
 
     name: str
     version: int
@@ -46,12 +52,67 @@ class Suite:
     use_pe: bool
     cases: tuple[Case, ...]
     path: Path
+    seeds: int = 1
+
+    @property
+    def own(self) -> tuple[Case, ...]:
+        """The cases with their own seeds."""
+        return self.cases[: len(self.cases) // self.seeds]
+
+    @property
+    def title(self) -> str:
+        """The name, and how many seeds a case has where it is more than its own."""
+        return self.name if self.seeds == 1 else f"{self.name} with {self.seeds} seeds a case"
 
     @property
     def hash(self) -> str:
         """The sha256 over all that changes a picture, and the ids: not the summary, focus, text or path."""
-        cases = [(case.id, case.prompt, case.width, case.height, case.seed) for case in self.cases]
-        return digest({"steps": self.steps, "guidance": self.guidance, "use_pe": self.use_pe, "cases": cases})
+        cases = [(case.id, case.prompt, case.width, case.height, case.seed) for case in self.own]
+        values = {"steps": self.steps, "guidance": self.guidance, "use_pe": self.use_pe, "cases": cases}
+        found = digest(values)
+        for _ in range(1, self.seeds):
+            found = _with_one_more(found)
+        return found
+
+    def with_seeds(self, seeds: int) -> "Suite":
+        """This suite with every case drawn with so many seeds: its own, then others that follow from it, the
+        same ones however many there are. SuiteError where that is none, or more than can be drawn."""
+        most = min(MAX_SEEDS, MAX_CASES // len(self.own))
+        if not 1 <= seeds <= most:
+            raise SuiteError(f"{self.path}: {seeds} seeds a case: allowed are 1 to {most}")
+        others = (another(case, number) for number in range(1, seeds) for case in self.own)
+        return replace(self, cases=(*self.own, *others), seeds=seeds)
+
+
+def another(case: Case, number: int) -> Case:
+    """`case` with its `number`-th other seed: 31 bits of the sha256 of "<own seed>+<number>"."""
+    start = hashlib.sha256(f"{case.seed}+{number}".encode()).digest()[:4]
+    return replace(case, id=f"{case.id}+{number}", seed=int.from_bytes(start, "big") >> 1)
+
+
+def seed_number(case: str) -> int:
+    """Which of its seeds the case of that id is drawn with: 0 is its own."""
+    return int(case.partition("+")[2] or 0)
+
+
+def is_own(case: str) -> bool:
+    """Whether the case of that id is drawn with its own seed."""
+    return seed_number(case) == 0
+
+
+def more_seeds(suite: str, than: str) -> int | None:
+    """How many more seeds a case the suite of the hash `suite` has than the one of the hash `than`; None
+    where it has fewer, or they are of different cases."""
+    for more in range(MAX_SEEDS):
+        if than == suite:
+            return more
+        than = _with_one_more(than)
+    return None
+
+
+def _with_one_more(suite: str) -> str:
+    """The hash of a suite with one more seed a case than the one of the hash `suite`."""
+    return digest({"one more seed": suite})
 
 
 def suite_names() -> tuple[str, ...]:

@@ -20,6 +20,8 @@ MAX_BYTES = 2**20
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Names that become file names: no separator, no leading dot."""
 SAFE_NAME_RULE = "1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+CASE_NAME = re.compile(SAFE_NAME.pattern + r"(\+[1-9][0-9]{0,2})?")
+"""A case's id, with +1 where it is drawn with another seed than its own."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+(\[\d+\])?")
 

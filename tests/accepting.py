@@ -1,6 +1,6 @@
 """Bundles and baselines made of really observed records, with one thing changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,29 @@ def with_figures(record: Record, *path: str, value: Any) -> Record:
 
 
 def scored(record: Record, factor: float = 1.0, added: float = 0.0) -> Record:
-    """`record` with a mean LPIPS that is `factor` times as high, and `added` to it."""
+    """`record` with LPIPS `factor` times as high, of every picture and in the mean, and `added` to it."""
     mean = record.figures["images"]["metrics"]["lpips"]["mean"]
-    return with_figures(record, "images", "metrics", "lpips", "mean", value=mean * factor + added)
+    changed = with_figures(record, "images", "metrics", "lpips", "mean", value=mean * factor + added)
+    for case, figure in record.figures["images"]["cases"].items():
+        if "lpips" in figure["scores"]:
+            value = figure["scores"]["lpips"] * factor + added
+            changed = with_figures(changed, "images", "cases", case, "scores", "lpips", value=value)
+    return changed
+
+
+def with_scores(record: Record, lpips: Sequence[float], ssim: Sequence[float]) -> Record:
+    """`record` as if it had drawn as many cases, with these scores."""
+    one = thaw(next(iter(record.figures["images"]["cases"].values())))
+    cases = {
+        f"case{index}": {**one, "scores": {"lpips": pair[0], "ssim": pair[1]}}
+        for index, pair in enumerate(zip(lpips, ssim, strict=True))
+    }
+    changed = with_figures(record, "images", "cases", value=cases)
+    for name, scores, worst in (("lpips", lpips, max), ("ssim", ssim, min)):
+        summary = {"mean": sum(scores) / len(scores), worst.__name__: worst(scores)}
+        for statistic, value in summary.items():
+            changed = with_figures(changed, "images", "metrics", name, statistic, value=value)
+    return changed
 
 
 def on_a_gpu(record: Record, seconds: float, peak: int = 10**9) -> Record:

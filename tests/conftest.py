@@ -55,6 +55,7 @@ why = "it sees one row an image"
 
 [gates.small.limits."images.lpips_mean"]
 max = {lpips}
+about = "suite"
 source = "chosen for this test"
 """
 

@@ -1,6 +1,6 @@
 """Accepted figures: one recipe on one machine, as a small JSON document that a person can read in a diff.
 
-Schemas: 1 (the first).
+Schemas: 1 (the first), 2 (a figure may hold the scores of single pictures that it was made of).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ernie_qa.frozen import Frozen, digest
 from ernie_qa.record import SHA256, SHA256_RULE, Identity, ModelIdentity, read_identity, read_model
 from ernie_qa.toml_input import Table, one_line, read_json
 
-SCHEMA = 1
+SCHEMA = 2
 DRIFT = "drift_"
 """What the name of a figure begins with, after its rung's, that says how far BF16 itself has moved."""
 BETTER = ("lower", "higher")
@@ -36,6 +36,7 @@ class Tracked:
     matters did; `share` is the part of its distance from `ideal` that it may get worse by. Where both are
     zero and all accepted runs agree, any change for the worse fails. `runs` is how many runs it takes to know
     its noise: with fewer no limit is set. `against_bf16` says that it was measured against BF16's pictures.
+    `scores` are those of single cases, where it is their mean.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Tracked:
     runs: int = 1
     against_bf16: bool = False
     definition: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Figure:
     """One accepted figure: what each run measured, and the `limit` that follows, None where it is only kept.
 
     `better` is "lower" or "higher"; `ideal` is the value that nothing betters (LPIPS 0, SSIM 1), if any;
-    `definition` the start of the sha256 of how it was computed, empty where there is but one way.
+    `definition` the start of the sha256 of how it was computed, empty where there is but one way. `scores`
+    are the typical ones of single cases, where it is their mean.
     """
 
     measured: tuple[float, ...]
@@ -64,11 +67,24 @@ class Figure:
     unit: str
     ideal: float | None
     definition: str = ""
+    scores: Mapping[str, float] = field(default_factory=lambda: Frozen({}))
 
     @property
     def typical(self) -> float:
         """The median of what was measured, the worse of two in the middle."""
-        return sorted(self.measured, reverse=self.better == "higher")[len(self.measured) // 2]
+        return _typical(self.measured, self.better)
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON values; `scores` only where there are some."""
+        values = {
+            "measured": self.measured,
+            "limit": self.limit,
+            "better": self.better,
+            "unit": self.unit or None,
+            "ideal": self.ideal,
+            "definition": self.definition or None,
+        }
+        return values | ({"scores": dict(self.scores)} if self.scores else {})
 
     def is_of(self, tracked: Tracked) -> bool:
         """Whether `tracked` was computed as this figure was."""
@@ -119,6 +135,7 @@ class Accepted:
     runs: tuple[Run, ...]
     figures: Mapping[str, Figure]
     artifact: str | None = None
+    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "figures", Frozen(self.figures))
@@ -143,7 +160,7 @@ class Accepted:
 
     def _json(self) -> dict[str, Any]:
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "model": self.model.values(),
             # only where there is one: the hashes of what was accepted without stay
             **({} if self.artifact is None else {"artifact": self.artifact}),
@@ -153,14 +170,7 @@ class Accepted:
             "by": self.by,
             "when": self.when,
             "why": self.why,
-            "figures": {
-                name: {
-                    **asdict(figure),
-                    "unit": figure.unit or None,
-                    "definition": figure.definition or None,
-                }
-                for name, figure in self.figures.items()
-            },
+            "figures": {name: figure.values() for name, figure in self.figures.items()},
             "runs": [
                 {
                     "record": run.record,
@@ -193,13 +203,16 @@ def figure_of(runs: Sequence[Tracked]) -> Figure:
         distance = 0.0 if first.ideal is None else abs(worst - first.ideal)
         noise = max(max(values) - min(values), first.floor, first.share * distance)
         limit = worst + noise if first.better == "lower" else worst - noise
-    return Figure(values, limit, first.better, first.unit, first.ideal, _short(first.definition))
+    shared = [case for case in first.scores if all(case in run.scores for run in runs)]
+    scores = {case: _typical([run.scores[case] for run in runs], first.better) for case in shared}
+    definition = _short(first.definition)
+    return Figure(values, limit, first.better, first.unit, first.ideal, definition, Frozen(scores))
 
 
 def read_accepted(path: Path) -> Accepted:
     """The accepted figures in the file `path`. BaselineError if it is missing, damaged, edited, or later."""
     table = read_json(path, BaselineError)
-    table.schema(SCHEMA)
+    schema = table.schema(SCHEMA)
     declared = _sha256(table, "hash")
     figures = table.table("figures")
     accepted = Accepted(
@@ -213,6 +226,7 @@ def read_accepted(path: Path) -> Accepted:
         runs=tuple(map(_run, table.tables("runs"))),
         figures={name: _figure(figures, name) for name in figures},
         artifact=_sha256(table, "artifact") if "artifact" in table else None,
+        schema=schema,
     )
     table.finish()
     if accepted.hash != declared:
@@ -232,6 +246,10 @@ def _short(definition: str) -> str:
     return hashlib.sha256(definition.encode()).hexdigest()[:12] if definition else ""
 
 
+def _typical(values: Sequence[float], better: str) -> float:
+    return sorted(values, reverse=better == "higher")[len(values) // 2]
+
+
 def _worst(values: Sequence[float], better: str) -> float:
     return max(values) if better == "lower" else min(values)
 
@@ -240,6 +258,7 @@ def _figure(figures: Table, name: str) -> Figure:
     if not _FIGURE.fullmatch(name):
         figures.fail(name, f"needed is {_FIGURE_RULE}")
     entry = figures.table(name)
+    scores = entry.table("scores", optional=True)
     figure = Figure(
         measured=entry.numbers("measured"),
         limit=entry.number_or_null("limit"),
@@ -247,6 +266,7 @@ def _figure(figures: Table, name: str) -> Figure:
         unit=entry.text_or_null("unit") or "",
         ideal=entry.number_or_null("ideal"),
         definition=entry.text_or_null("definition") or "",
+        scores=Frozen({case: scores.number(case) for case in scores}),
     )
     entry.finish()
     return figure

@@ -60,6 +60,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--suite", metavar="SUITE", help="a shipped name or a TOML file (the one that the model names)"
     )
     gate.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="draw every case with N seeds, its own and others: what may decide an undecided limit (1)",
+    )
+    gate.add_argument(
         "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
     )
     gate.add_argument(
@@ -149,7 +156,7 @@ def _gate(options: argparse.Namespace) -> int:
         from ernie_qa.report.terminal import lines
 
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(f"{checked.model.name} on suite {checked.suite.name}, {checked.device}\n")
+        print(f"{checked.model.name} on suite {checked.suite.title}, {checked.device}\n")
         width = shutil.get_terminal_size().columns
         print("\n".join(lines(verdicts, colour=colour, width=width)))
         if session.compared:
@@ -173,6 +180,7 @@ def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
         artifacts=options.artifact,
         offload=options.offload,
         teacher_cases=options.teacher_cases,
+        seeds=options.seeds,
     )
     checked = replace(checked, device=options.device or visible_device())
     require_device(checked.device)

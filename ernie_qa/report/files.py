@@ -37,6 +37,7 @@ def document(session: Session) -> dict[str, Any]:
         "status": session.status,
         "model": session.plan.model.name,
         "suite": session.plan.suite.name,
+        "seeds": session.plan.suite.seeds,
         "device": session.plan.device,
         "broke": session.broken,
         "verdicts": [

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import DRIFT, Tracked
 from ernie_qa.baseline.pictures import pictures_hash
+from ernie_qa.fidelity.limits import IDENTICAL, against, limit_check, number, said, worst_of
 from ernie_qa.fidelity.metrics import Metric, metrics
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.record import pixels_hash
+from ernie_qa.suite import seed_number
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
@@ -29,10 +31,6 @@ if TYPE_CHECKING:
 NAME = "images"
 ORDER = 4
 
-IDENTICAL = "identical"
-"""Stored for an infinite score, which JSON has no number for: PSNR where no value differs."""
-
-
 REGRESSION = 0.15
 """The share of its distance from a perfect score that a mean or a worst picture may get worse by: a smaller
 effect cannot be told from chance with ten pictures."""
@@ -40,14 +38,10 @@ effect cannot be told from chance with ten pictures."""
 RANDOM = "its weights are random, so its pictures mean nothing"
 
 
-def _worst(metric: Metric) -> str:
-    return "max" if metric.BETTER == "lower" else "min"
-
-
 LIMITS = {
     f"{NAME}.{metric.NAME}_{statistic}": "max" if metric.BETTER == "lower" else "min"
     for metric in metrics()
-    for statistic in ("mean", _worst(metric))
+    for statistic in ("mean", worst_of(metric))
 }
 
 
@@ -147,7 +141,7 @@ def _summary(metric: Metric, scores: list[dict[str, float]], cases: list[str]) -
         mean = math.fsum(finite) / len(finite) if finite else IDENTICAL
         row = values.index(max(values) if metric.BETTER == "lower" else min(values))
         worst, worst_case = _stored(values[row]), cases[row]
-    return {"definition": metric.DEFINITION, "mean": mean, _worst(metric): worst, "worst_case": worst_case}
+    return {"definition": metric.DEFINITION, "mean": mean, worst_of(metric): worst, "worst_case": worst_case}
 
 
 def _stored(score: float) -> float | str:
@@ -191,7 +185,7 @@ def _checks(evidence: Evidence) -> Iterator[Check]:
         if incomparable:
             yield Check(name, NAME, status, incomparable)
         else:
-            yield _limit_check(name, limit, figures)
+            yield limit_check(NAME, name, limit, figures)
     if not incomparable:
         yield from _single_checks(figures, limits)
 
@@ -212,47 +206,17 @@ def _incomparable(evidence: Evidence, figures: Figures) -> str | None:
     return evidence.other_reference(figures["reference"], "the scores were")
 
 
-def _limit_check(name: str, limit: Limit, figures: Figures) -> Check:
-    metric_name, _, statistic = name.removeprefix(f"{NAME}.").rpartition("_")
-    metric = {metric.NAME: metric for metric in metrics()}[metric_name]
-    summary = figures["metrics"].get(metric_name, {})
-    stored = summary.get(statistic)
-    if stored is None:
-        lacking = [case for case, figure in figures["cases"].items() if metric_name not in figure["scores"]]
-        message = f"{name} has no value: {', '.join(lacking) or 'no case'} has no score; see {NAME}.defects"
-        return Check(name, NAME, Status.NOT_COMPARABLE, message)
-    value, worst = _number(stored), summary["worst_case"]
-    bound, within = _against(value, limit)
-    provisional = ", provisional" if limit.provisional else ""
-    message = (
-        f"{metric_name.upper()} {statistic} {_said(stored, metric.UNIT)}, "
-        f"{'at most' if bound == limit.max else 'at least'} {_said(bound, metric.UNIT)} "
-        f"({limit.source}{provisional}); worst is {worst} with {_said(summary[_worst(metric)], metric.UNIT)}"
-    )
-    if not within:
-        message += f": compare pictures/{worst}.png with the reference's, then read the activation rung"
-    return Check(
-        name,
-        NAME,
-        Status.PASS if within else Status.FAIL,
-        message,
-        measured=None if stored == IDENTICAL else value,
-        limit=bound,
-        unit=metric.UNIT,
-    )
-
-
 def _single_checks(figures: Figures, limits: Mapping[str, Limit]) -> Iterator[Check]:
     """Each picture's own scores, to be seen; only the suite's figures decide."""
     for metric in metrics():
-        limit = limits.get(f"{NAME}.{metric.NAME}_{_worst(metric)}")
+        limit = limits.get(f"{NAME}.{metric.NAME}_{worst_of(metric)}")
         for case, figure in figures["cases"].items():
             stored = figure["scores"].get(metric.NAME)
             if stored is None:
                 continue
-            bound, within = _against(_number(stored), limit) if limit else (None, True)
+            bound, within = against(number(stored), limit) if limit else (None, True)
             status = Status.NOT_APPLICABLE if bound is None else Status.PASS if within else Status.FAIL
-            message = f"{case}: {metric.NAME.upper()} {_said(stored, metric.UNIT)}"
+            message = f"{case}: {metric.NAME.upper()} {said(stored, metric.UNIT)}"
             message += "" if bound is not None else ", and no limit for a single picture"
             measured = None if stored == IDENTICAL else stored
             yield Check(
@@ -268,23 +232,6 @@ def _single_checks(figures: Figures, limits: Mapping[str, Limit]) -> Iterator[Ch
             )
 
 
-def _against(value: float, limit: Limit) -> tuple[float | None, bool]:
-    """The bound that `value` breaks and False, or else the bound that it keeps and True."""
-    if limit.max is not None and not value <= limit.max:
-        return limit.max, False
-    if limit.min is not None and not value >= limit.min:
-        return limit.min, False
-    return (limit.max if limit.max is not None else limit.min), True
-
-
-def _number(stored: Any) -> float:
-    return math.inf if stored == IDENTICAL else float(stored)
-
-
-def _said(value: Any, unit: str) -> str:
-    return IDENTICAL if value == IDENTICAL else f"{value:.4g} {unit}".rstrip()
-
-
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
     """Means and worst pictures against BF16; for BF16 itself, how far it has moved from `pictures`."""
     figures = record.figures.get(NAME)
@@ -293,7 +240,7 @@ def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
     for metric in metrics():
         if metric.NOISE is None:
             continue
-        for statistic, noise in (("mean", metric.NOISE["mean"]), (_worst(metric), metric.NOISE["worst"])):
+        for statistic, noise in (("mean", metric.NOISE["mean"]), (worst_of(metric), metric.NOISE["worst"])):
             name, known = f"{metric.NAME}_{statistic}", (metric.BETTER, metric.UNIT, metric.IDEAL, noise)
             summary = figures["metrics"].get(metric.NAME, {})
             stored, definition = summary.get(statistic), summary.get("definition", "")
@@ -305,10 +252,36 @@ def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:
                     share=REGRESSION,
                     against_bf16=True,
                     definition=definition,
+                    scores=_scores_of(figures, metric) if statistic == "mean" else {},
                 )
             moved = _moved(record, figures, pictures, metric, statistic)
             if moved is not None:
                 yield Tracked(f"{NAME}.{DRIFT}{name}", moved, *known, definition=definition)
+
+
+def _scores_of(figures: Figures, metric: Metric) -> dict[str, float]:
+    """Case -> score, of a metric that has an ideal and so no infinite score."""
+    return {case: figure["scores"][metric.NAME] for case, figure in figures["cases"].items()}
+
+
+def without_seeds(record: Record, more: int) -> Record:
+    """`record` as if its suite had had `more` seeds fewer a case: what one of fewer can be compared with."""
+    figures = record.figures.get(NAME)
+    if figures is None or not more:
+        return record
+    kept = max(map(seed_number, figures["cases"])) + 1 - more
+    cases = {case: figure for case, figure in figures["cases"].items() if seed_number(case) < kept}
+    scores = {
+        case: {name: number(stored) for name, stored in figure["scores"].items()}
+        for case, figure in cases.items()
+    }
+    metrics = {
+        name: {**summary, "definition": figures["metrics"][name]["definition"]}
+        for name, summary in _summaries(scores, list(cases)).items()
+        if name in figures["metrics"]
+    }
+    narrowed = {**figures, "cases": cases, "metrics": metrics}
+    return replace(record, figures={**record.figures, NAME: narrowed})
 
 
 def _moved(

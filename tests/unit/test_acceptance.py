@@ -178,7 +178,7 @@ def test_cost_on_a_gpu_needs_three_runs(
 def test_what_fails_its_own_limits_is_not_accepted(
     tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
 ) -> None:
-    mean = with_figures(records["lenient"], "images", "metrics", "lpips", "mean", value=1.5)
+    mean = scored(records["lenient"], added=1.5)
     with pytest.raises(BaselineError, match=r"does not pass its own limits: images.lpips_mean"):
         accepted(tmp_path / "b", bundle(tmp_path / "run", {**records, "lenient": mean}), recipes=recipes)
     assert not list((tmp_path / "b").iterdir())

@@ -77,12 +77,12 @@ def gated(recipe: str = "sdnq-int8", informational: tuple[str, ...] = (), **limi
     return replace(find_recipe(recipe), gates={SUITE.name: gate})
 
 
-def at_most(bound: float) -> Limit:
-    return Limit(bound, None, "a test", provisional=True)
+def at_most(bound: float, about: str = "suite") -> Limit:
+    return Limit(bound, None, "a test", provisional=True, about=about)
 
 
-def at_least(bound: float) -> Limit:
-    return Limit(None, bound, "a test")
+def at_least(bound: float, about: str = "suite") -> Limit:
+    return Limit(None, bound, "a test", about=about)
 
 
 def judge(record: Record, reference: Record | None, recipe: Recipe) -> dict[tuple[str, str | None], Check]:

@@ -217,8 +217,8 @@ def test_the_hash_covers_what_changes_a_picture(tmp_path, old, new, same):
         (
             "provisional = true",
             "provisionel = true",
-            'gates.turbo10.limits."images.lpips_mean".provisionel: unknown key; allowed: max, provisional, '
-            'source; did you mean "provisional"?',
+            'gates.turbo10.limits."images.lpips_mean".provisionel: unknown key; allowed: about, max, '
+            'provisional, source; did you mean "provisional"?',
         ),
         (
             '"images.lpips_mean"',
