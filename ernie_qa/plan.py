@@ -68,8 +68,8 @@ def plan(
 
     Without `recipes`, all that the package ships; without `suite`, the one that the model's manifest names.
     `artifacts` are `RECIPE=MODEL`, `offload` names of recipes; BF16's may be among the latter. `seeds` is how
-    many a case is drawn with, as many as the suite says without; of `teacher_cases` the parts are fed what BF16
-    fed its own (`Plan`). InputError where something is wrong.
+    many a case is drawn with, as many as the suite says without; `teacher_cases` is
+    `Plan`'s. InputError where something is wrong.
     """
     fed = CASES if teacher_cases is None else teacher_cases
     if fed < 0:
