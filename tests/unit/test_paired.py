@@ -155,6 +155,21 @@ def test_without_scores_of_both_the_limit_decides_as_before(
         assert "at most" in check.message
 
 
+def test_scores_beside_which_the_offset_is_large_are_held_to_the_limit(
+    observed: Observed, tmp_path: Path
+) -> None:
+    recipe, records = observed
+    small = [score / 20 for score in LPIPS]
+    arms = {**records, "lenient": with_scores(records["lenient"], small, SSIM)}
+    accepted(tmp_path / "baselines", bundle(tmp_path / "run", arms), recipes=(recipe,))
+    held = find_baseline(tmp_path / "baselines", "tiny", "cpu")
+    # a quarter more, which is 1.09 times with the offset
+    worse = with_scores(records["lenient"], [1.25 * score for score in small], SSIM)
+    check = named("lpips_mean", judge(worse, records["bf16"], recipe, held))
+    assert check.status is Status.FAIL
+    assert "at most" in check.message
+
+
 def test_a_handful_of_pairs_cannot_rule_out_chance(observed: Observed, tmp_path: Path) -> None:
     recipe, records = observed
     five = with_scores(records["lenient"], LPIPS[:5], SSIM[:5])
