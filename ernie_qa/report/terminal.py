@@ -152,9 +152,10 @@ def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator
 
 
 def _told(verdict: Verdict) -> list[Check]:
-    """The checks that are told in words, those that decide first."""
-    told = [check for check in verdict.checks if check.status in (Status.FAIL, Status.NOT_COMPARABLE)]
-    return sorted(told, key=lambda check: not check.required)
+    """The checks that are told in words: what failed, what could not be judged, what decides nothing."""
+    order = (Status.FAIL, Status.NOT_COMPARABLE)
+    told = [check for check in verdict.checks if check.status in order]
+    return sorted(told, key=lambda check: (not check.required, order.index(check.status)))
 
 
 def _paint(text: str, status: Status | None, colour: bool) -> str:

@@ -43,6 +43,9 @@ DEFINITION = (
     "teacher-forced on BF16's inputs, relative L2 and nats in float64, layers by rows of BF16's inputs"
 )
 
+_OF_A_LAYER = "layer_"
+"""What the key of a measure begins with that is of a single layer."""
+
 ALONE = "it was observed without a reference"
 FIRST = "it is what the others are compared with"
 
@@ -69,7 +72,10 @@ def _measures() -> Iterator[tuple[str, _Measure]]:
     yield "pe_top1", _Measure("pe", "top1", "share of tokens whose likeliest successor is BF16's", "min")
     for part in QUANTIZABLE:
         yield f"{part}_layer_l2_max", _Measure(part, "layer_l2_max", "relative error of one layer, at worst")
-        yield f"{part}_layer_gain_max", _Measure(part, "layer_gain_max", "gain of one layer, furthest from 1")
+        yield (
+            f"{part}_layer_gain_max",
+            _Measure(part, "layer_gain_max", "distance of a layer's gain from 1, at worst"),
+        )
 
 
 MEASURES: Mapping[str, _Measure] = dict(_measures())
@@ -158,7 +164,7 @@ def values(figures: Figures) -> dict[str, tuple[float | None, str]]:
     found: dict[str, tuple[float | None, str]] = {}
     for name, what in MEASURES.items():
         part = figures.get(what.component)
-        if what.key.startswith("layer_"):
+        if what.key.startswith(_OF_A_LAYER):
             rows = ranked(figures, what.component)
             if what.key == "layer_gain_max":
                 # one row is too little for noise to average out
@@ -266,7 +272,9 @@ def _check(
         word, provisional = "at most" if what.bound == "max" else "at least", limit.provisional
         message += f", {word} {bound:g} ({limit.source}{', provisional' if provisional else ''}); {where}"
         if not within:
-            message += _culprits(figures, what.component)
+            # a layer's own check names it already
+            own = what.key.startswith(_OF_A_LAYER)
+            message += ": `ernie-qa explain` ranks all layers" if own else _culprits(figures, what.component)
     return Check(
         f"{NAME}.{name}",
         NAME,

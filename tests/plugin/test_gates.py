@@ -204,4 +204,4 @@ def test_a_number_of_cases_that_is_none(
     given = ("--ernie-model", tiny_model, "--ernie-suite", small_suite)
     done = gated(tmp_path, "--ernie-teacher-cases=few", *given)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "--ernie-teacher-cases few: needed is a number of cases, 0 or more" in done.stderr
+    assert "--ernie-teacher-cases few: needed is a whole number" in done.stderr
