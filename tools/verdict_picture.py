@@ -1,4 +1,4 @@
-"""Draw a verdict table as SVG: `ernie-qa gate | head -23 | python tools/verdict_picture.py > docs/verdict.svg`."""
+"""Draw a verdict table, read from stdin, as SVG: `ernie-qa gate | python tools/verdict_picture.py`."""
 
 import re
 import sys
