@@ -93,8 +93,11 @@ def _checks(evidence: Evidence) -> Iterator[Check]:
     ended = evidence.record.ended
     for rung in rungs():
         if ended is not None and rung.NAME not in evidence.record.figures:
+            # who limits nothing of a rung does not miss it
+            wanted = not rung.LIMITS or any(name in rung.LIMITS for name in evidence.limits)
+            status = Status.NOT_COMPARABLE if wanted else Status.NOT_APPLICABLE
             message = f"not measured: the arm ended at {ended.rung}: {ended.check}"
-            yield Check(f"{rung.NAME}.measured", rung.NAME, Status.NOT_COMPARABLE, message)
+            yield Check(f"{rung.NAME}.measured", rung.NAME, status, message, required=wanted)
         else:
             yield from rung.judge(evidence)
 

@@ -64,7 +64,10 @@ def limit_check(rung: str, name: str, limit: Limit, figures: Mapping[str, Any]) 
         f"({limit.source}{provisional}){told}; worst is {worst} with {said(judged[worst], metric.UNIT)}"
     )
     if status is Status.FAIL:
-        message += f": compare pictures/{worst}.png with the reference's, then read the activation rung"
+        message += (
+            f": compare pictures/{worst}.png with the reference's; "
+            "`ernie-qa explain` names the layers that are off"
+        )
     elif status is Status.NOT_COMPARABLE:
         message = told
     measured = None if value == IDENTICAL else number(value)

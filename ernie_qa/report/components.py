@@ -59,6 +59,10 @@ def explained(record: Record, *, whole: bool = False) -> Iterator[str]:
         return
     for part in figures["layers"]:
         by_error = ranked(figures, part)
+        if not any(layer.l2 is None or layer.l2 for layer in by_error):
+            yield ""
+            yield f"{part}: every layer gives what BF16's gives"
+            continue
         by_gain = sorted(by_error, key=lambda one: -(float("inf") if one.off is None else one.off))
         for title, layers in (("by relative error", by_error), ("by gain", by_gain)):
             rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +21,15 @@ DOCUMENT = "verdict.json"
 
 
 def check_directory(directory: Path) -> None:
-    """InputError where `directory` holds files or is one: a report is never written over another."""
+    """InputError where `directory` holds files, is one, or cannot be made: a report is never written over
+    another, and that it cannot be written is told before anything is drawn."""
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: not a directory; name a new or an empty one for the report")
     if directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"{directory}: not empty; name a new or an empty directory for the report")
+    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{directory}: cannot be written: {there} takes no directory; name another place")
 
 
 def document(session: Session) -> dict[str, Any]:

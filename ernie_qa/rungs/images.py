@@ -180,6 +180,8 @@ def _checks(evidence: Evidence) -> Iterator[Check]:
     if not deciding and recipe.components:
         message = f"recipe {recipe.name} has no {NAME} limits that decide for suite {suite}: "
         message += f"add [gates.{suite}.limits] to {recipe.path}"
+        if others := [name for name in recipe.gates if name != suite]:
+            message += f", which has gates for {', '.join(others)}"
         yield Check(f"{NAME}.limits", NAME, Status.NOT_COMPARABLE, message)
     for name, limit in limits.items():
         if incomparable:
