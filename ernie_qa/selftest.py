@@ -1,8 +1,8 @@
 """The gate tested: every fault of the corpus is done to a sound arm, and the verdict has to name it; every
 clean variant has to pass. docs/selftest.md has what was found.
 
-It runs the shipped miniature on a CPU: BF16 is observed once and is the reference of all, and each recipe's
-sound arm once, as soon as a fault needs it.
+It runs the shipped miniature: BF16 is observed once and is the reference of all, and each recipe's sound arm
+once, as soon as a fault needs it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ernie_qa.faults import BF16, Fault, corpus
 from ernie_qa.judge import judge
 from ernie_qa.observe import Observation, arm_of
 from ernie_qa.pipeline import load_pipeline
-from ernie_qa.recipe import find_recipe
+from ernie_qa.recipe import Limit, find_recipe
 from ernie_qa.record import Picture, Record
-from ernie_qa.rungs import images, rungs, text
+from ernie_qa.rungs import cost, images, rungs, text
 from ernie_qa.toml_input import did_you_mean
 from ernie_qa.verdict import Check, Status
 
@@ -40,12 +40,14 @@ if TYPE_CHECKING:
     from ernie_qa.rungs import Arm
     from ernie_qa.verdict import Verdict
 
-MODEL, SUITE, DEVICE = "mini", "mini", "cpu"
+MODEL, SUITE = "mini", "mini"
 REFUSED = "loading"
 """What catches a fault that is refused before a rung sees it."""
 TEXT = frozenset({text.NAME})
 """The rungs of which a recipe's informational checks decide here. The miniature's words are informational
 because an engine need not be installed; without one they are not comparable, which is no pass."""
+COST = 1.25
+"""What a costly fault may cost, beside the sound arm's ratios to BF16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,27 +127,30 @@ def chosen(names: Sequence[str] = (), recipes: Sequence[str] = ()) -> tuple[Faul
 
 
 def selftest(
-    faults: Sequence[Fault] = (), progress: Callable[[str, int, int], None] = lambda name, done, of: None
+    faults: Sequence[Fault] = (),
+    device: str = "cpu",
+    progress: Callable[[str, int, int], None] = lambda name, done, of: None,
 ) -> Result:
     """Try `faults`, all of the corpus without any; `progress` is told the next one's name, how many are done,
     and of how many."""
     wanted = faults or corpus()
-    runnable = [one for one in wanted if one.device == DEVICE]
+    kinds = {"cpu", device.partition(":")[0]}
+    runnable = [one for one in wanted if one.device in kinds]
     rows = []
     began = perf_counter()
-    with bench() as stand:
+    with bench(device) as stand:
         for done, one in enumerate(runnable):
             progress(one.name, done, len(runnable))
             rows.append(stand.tried(one))
-    skipped = tuple(one for one in wanted if one.device != DEVICE)
+    skipped = tuple(one for one in wanted if one.device not in kinds)
     return Result(tuple(rows), skipped, perf_counter() - began)
 
 
 @contextmanager
-def bench() -> Iterator[Bench]:
-    """A `Bench` with a directory for artifacts, which is gone afterwards."""
+def bench(device: str = "cpu") -> Iterator[Bench]:
+    """A `Bench` on a device, with a directory for artifacts, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="ernie_qa-selftest-") as place:
-        yield Bench(Path(place))
+        yield Bench(Path(place), device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +164,9 @@ class Sound:
 class Bench:
     """Where faults are tried: sound pipelines and records, made when they are first needed."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, device: str) -> None:
         self._place = place
+        self._device = device
         self._pipes: dict[str, ErnieImagePipeline] = {}
         self._sound: dict[str, Sound] = {}
 
@@ -168,14 +174,14 @@ class Bench:
     def reference(self) -> Record:
         """BF16's record."""
         with hushed():
-            return self._observed(BF16, load_pipeline(MODEL, BF16, DEVICE), None).record
+            return self._observed(BF16, load_pipeline(MODEL, BF16, self._device), None).record
 
     def sound(self, recipe: str) -> Sound:
         """The recipe's arm as it ought to be. ErnieQAError where the gate does not pass it."""
         if recipe not in self._sound:
             reference = self.reference
             with hushed():
-                sound = self._observed(recipe, self._pipe(recipe), reference)
+                sound = self._observed(recipe, self.pipe(recipe), reference)
             verdict = judge(sound.record, reference, _strict(recipe))
             if caught := _first(verdict):
                 raise ErnieQAError(
@@ -190,7 +196,11 @@ class Bench:
         began = perf_counter()
         # the sound arm is part of the bench, not of the fault
         reference = self.reference
-        sound = self.sound(fault.recipe) if fault.clean or fault.at in ("pictures", "record") else None
+        sound = (
+            self.sound(fault.recipe)
+            if fault.clean or fault.at in ("pictures", "record") or fault.rung == cost.NAME
+            else None
+        )
         refused = broke = None
         record = None
         try:
@@ -204,7 +214,10 @@ class Bench:
         if record is None:
             caught = Check(REFUSED, REFUSED, Status.FAIL, refused) if refused else None
             return _row(fault, caught, (), "", began, broke or "")
-        verdict = judge(record, reference, _strict(fault.recipe))
+        recipe = _strict(fault.recipe)
+        if fault.rung == cost.NAME and sound:
+            recipe = _budgeted(recipe, sound.record)
+        verdict = judge(record, reference, recipe)
         apart = _apart(sound.record, record) if fault.clean and sound else ""
         return _row(fault, _first(verdict), verdict.checks, apart, began, "")
 
@@ -215,27 +228,27 @@ class Bench:
         if fault.at == "pictures":
             return self._redrawn(fault, self.sound(fault.recipe)), reference
         if fault.at == "artifact":
-            pipe = load_pipeline(MODEL, fault.recipe, DEVICE, artifact=self._artifact(fault))
+            pipe = load_pipeline(MODEL, fault.recipe, self._device, artifact=self._artifact(fault))
             return self._observed(fault.recipe, pipe, reference).record, reference
-        pipe = self._pipe(fault.recipe)
+        pipe = self.pipe(fault.recipe)
         if fault.at == "reference":
             damaged = fault.damage(reference)
             return self._observed(fault.recipe, pipe, damaged).record, damaged
         with _done(fault.damage, pipe):
             return self._observed(fault.recipe, pipe, reference).record, reference
 
-    def _pipe(self, recipe: str) -> ErnieImagePipeline:
+    def pipe(self, recipe: str) -> ErnieImagePipeline:
         """A copy of the recipe's pipeline that may be damaged: the one that was loaded never runs, for some
         CPUs repack NF4 weights in the first forward."""
         if recipe not in self._pipes:
-            self._pipes[recipe] = load_pipeline(MODEL, recipe, DEVICE)
+            self._pipes[recipe] = load_pipeline(MODEL, recipe, self._device)
         return copy.deepcopy(self._pipes[recipe])
 
     def _artifact(self, fault: Fault) -> Path:
         """A damaged copy of what the recipe's pipeline is when it is saved."""
         stored = self._place / fault.recipe
         if not stored.exists():
-            pipe: Any = self._pipe(fault.recipe)
+            pipe: Any = self.pipe(fault.recipe)
             pipe.save_pretrained(stored)
         directory = self._place / "damaged"
         shutil.rmtree(directory, ignore_errors=True)
@@ -247,6 +260,7 @@ class Bench:
         observation = Observation(arm_of(pipe, recipe, SUITE, reference=reference))
         try:
             while observation.left:
+                observation.warm_up()
                 observation.draw()
             return Sound(observation.finish(), tuple(observation.drawn))
         finally:
@@ -257,7 +271,7 @@ class Bench:
         pixels = {one.case: one.pixels.copy() for one in sound.drawn}
         fault.damage(pixels)
         drawn = tuple(replace(one, pixels=pixels[one.case]) for one in sound.drawn)
-        arm = arm_of(self._pipe(fault.recipe), fault.recipe, SUITE, reference=self.reference)
+        arm = arm_of(self.pipe(fault.recipe), fault.recipe, SUITE, reference=self.reference)
         measured = {rung.NAME: _measured(rung, arm, drawn) for rung in (images, text)}
         pictures = tuple(Picture.from_pixels(one.case, one.pixels) for one in drawn)
         return replace(sound.record, figures={**sound.record.figures, **measured}, pictures=pictures)
@@ -300,6 +314,16 @@ def _strict(recipe: str) -> Recipe:
         for suite, gate in found.gates.items()
     }
     return replace(found, gates=gates)
+
+
+def _budgeted(recipe: Recipe, sound: Record) -> Recipe:
+    """The recipe, limited to `COST` times what its sound arm cost beside BF16 in this session."""
+    ratios = {f"{cost.NAME}.{name}": value for name, value in cost.measured(sound).items() if "ratio" in name}
+    limits = {
+        name: Limit(COST * value, None, f"{COST} times the sound arm's") for name, value in ratios.items()
+    }
+    gate = recipe.gates[SUITE]
+    return replace(recipe, gates={**recipe.gates, SUITE: replace(gate, limits={**gate.limits, **limits})})
 
 
 def _first(verdict: Verdict) -> Check | None:

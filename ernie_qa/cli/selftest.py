@@ -19,9 +19,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     selftest = commands.add_parser(
         "selftest",
-        help="damage pipelines on purpose and see whether the gate tells",
-        description="Do every fault of the corpus to the shipped miniature, on the CPU, and see which rung\n"
-        "catches it; clean variants, which change bits and no quality, must pass.",
+        help="damage pipelines on purpose, see what the gate says",
+        description="Do every fault of the corpus to the shipped miniature, and see which rung catches\n"
+        "it; clean variants, which change bits and no quality, must pass.",
         epilog="examples:\n"
         "  ernie-qa selftest                          all of it: some minutes on two cores\n"
         "  ernie-qa selftest --recipe bnb-nf4         what is done to one recipe\n"
@@ -36,12 +36,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     selftest.add_argument(
         "--fault", nargs="+", action="extend", default=[], metavar="NAME", help="only these"
     )
+    selftest.add_argument(
+        "--device", default="cpu", metavar="DEVICE", help="cuda tries what costs too much as well (cpu)"
+    )
     selftest.add_argument("--list", action="store_true", help="print the corpus and try nothing")
     selftest.add_argument("--json", action="store_true", help="print the result as JSON")
     selftest.set_defaults(run=_selftest)
 
 
 def _selftest(options: argparse.Namespace) -> int:
+    from ernie_qa.meter import require_device
     from ernie_qa.report.selftest import document, lines, listing
     from ernie_qa.selftest import chosen
 
@@ -49,7 +53,8 @@ def _selftest(options: argparse.Namespace) -> int:
     if options.list:
         print("\n".join(listing(faults)))
         return 0
-    result = _run(faults)
+    require_device(options.device)
+    result = _run(faults, options.device)
     if options.json:
         print(json.dumps(document(result), indent=2, ensure_ascii=False))
     else:
@@ -57,7 +62,7 @@ def _selftest(options: argparse.Namespace) -> int:
     return 0 if result.sound else 1
 
 
-def _run(faults: Sequence[Fault]) -> Result:
+def _run(faults: Sequence[Fault], device: str) -> Result:
     """Try them under a progress bar on stderr, which shows only where stderr is a terminal."""
     from tqdm import tqdm
 
@@ -74,4 +79,4 @@ def _run(faults: Sequence[Fault]) -> Result:
             bar.set_description(name[:40])
             bar.update(done - bar.n)
 
-        return selftest(faults, progress)
+        return selftest(faults, device, progress)

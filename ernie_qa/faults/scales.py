@@ -79,6 +79,22 @@ def nf4_ten_percent(pipe: Any) -> None:
     pipe.transformer.get_submodule(LAYER).weight.quant_state.state2.absmax.mul_(1.1)
 
 
+def _nf4_scaled(layer: Any, factor: float) -> None:
+    state = layer.weight.quant_state
+    state.state2.absmax.mul_(factor)
+    state.offset.mul_(factor)
+
+
+@fault("NF4: one layer's scales 2 % off", rung="components", component="transformer", recipe=NF4)
+def nf4_scales_two_percent(pipe: Any) -> None:
+    _nf4_scaled(pipe.transformer.get_submodule(LAYER), 1.02)
+
+
+@fault("NF4: one layer's scales 5 % off", rung="components", component="transformer", recipe=NF4)
+def nf4_scales_five_percent(pipe: Any) -> None:
+    _nf4_scaled(pipe.transformer.get_submodule(LAYER), 1.05)
+
+
 @fault("NF4: one layer's offset of scales lost", rung="components", component="pe", recipe=NF4)
 def nf4_offset(pipe: Any) -> None:
     pipe.pe.model.layers[0].mlp.down_proj.weight.quant_state.offset.zero_()
