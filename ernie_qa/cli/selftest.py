@@ -1,0 +1,82 @@
+"""`ernie-qa selftest`: what the gate catches, and what it is quiet about."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ernie_qa.faults import Fault
+    from ernie_qa.selftest import Result
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    selftest = commands.add_parser(
+        "selftest",
+        help="damage pipelines on purpose, see what the gate says",
+        description="Do every fault of the corpus to the shipped miniature, and see which rung catches\n"
+        "it; clean variants, which change bits and no quality, must pass.",
+        epilog="examples:\n"
+        "  ernie-qa selftest                          all of it: some minutes on two cores\n"
+        "  ernie-qa selftest --recipe bnb-nf4         what is done to one recipe\n"
+        "  ernie-qa selftest --list                   what there is\n\n"
+        "exit codes: 0 every fault was caught and no clean variant, 1 not so, 2 bad input",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    selftest.add_argument(
+        "--recipe", action="append", default=[], metavar="RECIPE", help="only what is done to it; repeatable"
+    )
+    selftest.add_argument(
+        "--fault", nargs="+", action="extend", default=[], metavar="NAME", help="only these"
+    )
+    selftest.add_argument(
+        "--device", default="cpu", metavar="DEVICE", help="cuda tries what costs too much as well (cpu)"
+    )
+    selftest.add_argument("--list", action="store_true", help="print the corpus and try nothing")
+    selftest.add_argument("--json", action="store_true", help="print the result as JSON")
+    selftest.set_defaults(run=_selftest)
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from ernie_qa.meter import require_device
+    from ernie_qa.report.selftest import document, lines, listing
+    from ernie_qa.selftest import chosen
+
+    faults = chosen(options.fault, options.recipe)
+    if options.list:
+        print("\n".join(listing(faults)))
+        return 0
+    require_device(options.device)
+    result = _run(faults, options.device)
+    if options.json:
+        print(json.dumps(document(result), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(lines(result, shutil.get_terminal_size().columns)))
+    return 0 if result.sound else 1
+
+
+def _run(faults: Sequence[Fault], device: str) -> Result:
+    """Try them under a progress bar on stderr, which shows only where stderr is a terminal."""
+    from tqdm import tqdm
+
+    from ernie_qa.selftest import selftest
+
+    # a descriptor of its own, for stderr is turned away while libraries write to it
+    with (
+        os.fdopen(os.dup(2), "w") as terminal,
+        tqdm(total=len(faults), unit="fault", disable=None, leave=False, file=terminal) as bar,
+    ):
+
+        def progress(name: str, done: int, of: int) -> None:
+            bar.total = of
+            bar.set_description(name[:40])
+            bar.update(done - bar.n)
+
+        return selftest(faults, device, progress)
