@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 MODEL, SUITE = "mini", "mini"
 REFUSED = "loading"
 """What catches a fault that is refused before a rung sees it."""
+BROKEN = "running"
+"""What catches a fault that the arm cannot be drawn with: a gate calls it broken off, and not comparable."""
 TEXT = frozenset({text.NAME})
 """The rungs of which a recipe's informational checks decide here. The miniature's words are informational
 because an engine need not be installed; without one they are not comparable, which is no pass."""
@@ -209,11 +211,9 @@ class Bench:
         except ErnieQAError as error:
             refused = str(error)
         except Exception as error:
-            # a fault that cannot even be done has not been caught
             broke = f"broke off: {type(error).__name__}: {error}"
         if record is None:
-            caught = Check(REFUSED, REFUSED, Status.FAIL, refused) if refused else None
-            return _row(fault, caught, (), "", began, broke or "")
+            return _row(fault, _unseen(fault, refused, broke), (), "", began, broke or "")
         recipe = _strict(fault.recipe)
         if fault.rung == cost.NAME and sound:
             recipe = _budgeted(recipe, sound.record)
@@ -354,6 +354,16 @@ def _row(
     )
 
 
+def _unseen(fault: Fault, refused: str | None, broke: str | None) -> Check | None:
+    """What catches a fault without a record. Breaking off counts only where that is expected: it may be the
+    damage that could not be done. A clean variant that breaks off is an alarm."""
+    if refused:
+        return Check(REFUSED, REFUSED, Status.FAIL, refused)
+    if broke and (fault.clean or fault.rung == BROKEN):
+        return Check(BROKEN, BROKEN, Status.NOT_COMPARABLE, broke)
+    return None
+
+
 def _excess(check: Check) -> float:
     """How far beyond its limit, as a ratio; endless where it is about no number."""
     if check.limit is None or check.measured is None:
@@ -368,6 +378,9 @@ def _apart(sound: Record, other: Record) -> str:
     theirs = {picture.case: picture.sha256 for picture in sound.pictures}
     pictures = sum(theirs.get(picture.case) != picture.sha256 for picture in other.pictures)
     told = [f"{pictures} of {len(other.pictures)} pictures"] if pictures else []
+    files = {picture.case: picture.png for picture in sound.pictures}
+    packed = sum(files.get(picture.case) != picture.png for picture in other.pictures)
+    told += [f"{packed} of {len(other.pictures)} files"] if packed and not pictures else []
     ours, sounds = (
         {key: value for key, value in record.figures.get("components", {}).items() if key not in _PASSING}
         for record in (other, sound)

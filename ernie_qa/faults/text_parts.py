@@ -31,10 +31,10 @@ def not_causal(pipe: Any) -> None:
 @fault("text states 3 % too strong", rung="components", component="text_encoder", recipe=INT8)
 def strong_states(pipe: Any) -> None:
     def stronger(_: Any, fed: Any, given: Any) -> Any:
-        first, *rest = given if isinstance(given, tuple) else (given,)
-        return (first * 1.03, *rest) if isinstance(given, tuple) else first * 1.03
+        given.hidden_states = tuple(states * 1.03 for states in given.hidden_states)
+        return given
 
-    pipe.text_encoder.language_model.layers[2].register_forward_hook(stronger)
+    pipe.text_encoder.register_forward_hook(stronger)
 
 
 @fault("two words of the tokenizer exchanged", rung="package", component="tokenizer", recipe=UINT4)

@@ -153,9 +153,17 @@ def _unchanged(arm: Arm) -> dict[str, dict[str, Any]]:
     pipe: Any = arm.pipe
     path = arm.model.path
     found = {
-        name: tensor_differences(module, path / name, sampled=name != "vae" and not is_small(path / name))
+        name: tensor_differences(
+            module,
+            path / name,
+            sampled=name != "vae" and not is_small(path / name),
+            without=[state.name for state in arm.seen(name).states if state.quantized]
+            if name in arm.recipe.components
+            else (),
+        )
         for name, module in _modules(arm).items()
-        if name not in arm.recipe.components
+        # of what a probe does not know nobody can say which layers are quantized
+        if name not in arm.recipe.components or arm.seen(name).probe is None
     }
     found["scheduler"] = config_differences(
         pipe.scheduler.config, path / "scheduler" / "scheduler_config.json"
