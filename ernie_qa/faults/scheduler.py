@@ -17,7 +17,7 @@ def shift_set(pipe: Any) -> None:
     pipe.scheduler.set_shift(2.9)
 
 
-@fault("another scheduler class", rung="components", component="scheduler", recipe=INT8)
+@fault("another scheduler class", rung="package", component="scheduler", recipe=INT8)
 def other_class(pipe: Any) -> None:
     from diffusers import FlowMatchLCMScheduler
 

@@ -10,7 +10,9 @@ from ernie_qa.faults import BF16, INT8, NF4, UINT4, Fault, corpus, fault
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.recipe import QUANTIZABLE, recipe_names
 from ernie_qa.rungs import rungs
-from ernie_qa.selftest import BROKEN, REFUSED, bench, chosen
+from ernie_qa.selftest import chosen
+from ernie_qa.selftest.bench import bench
+from ernie_qa.selftest.row import BROKEN, REFUSED
 
 RUNGS = {rung.NAME for rung in rungs()}
 
