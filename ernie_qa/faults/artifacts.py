@@ -25,16 +25,16 @@ def _weights(directory: Path, change: Any) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-@fault("a pickle in the artifact", rung="package", recipe=UINT4, at="artifact")
+@fault("a pickle in the artifact", rung="loading", recipe=UINT4, at="artifact")
 def pickled(artifact: Path) -> None:
     (artifact / "transformer" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04N.")
 
 
-@fault("an artifact that claims no kernels", rung="package", component="pe", recipe=UINT4, at="artifact")
+@fault("an artifact that claims INT8", rung="package", component="pe", recipe=UINT4, at="artifact")
 def claims(artifact: Path) -> None:
     _edited(
         artifact / "pe" / "config.json",
-        lambda stored: stored["quantization_config"].update(use_quantized_matmul=False),
+        lambda stored: stored["quantization_config"].update(weights_dtype="int8"),
     )
 
 
@@ -51,7 +51,7 @@ def other_shift(artifact: Path) -> None:
 
 @fault("the artifact's VAE is another", rung="package", component="vae", recipe=INT8, at="artifact")
 def other_vae(artifact: Path) -> None:
-    _weights(artifact / "vae", lambda tensors: next(iter(tensors.values())).add_(0.01))
+    _weights(artifact / "vae", lambda tensors: tensors["decoder.conv_in.weight"].add_(0.01))
 
 
 @fault("a truncated file in the artifact", rung="loading", recipe=UINT4, at="artifact")

@@ -57,7 +57,7 @@ def lower_case(pipe: Any) -> None:
     calling(pipe, prompt=str.lower)
 
 
-@fault("guidance where the suite has none", rung="components", recipe=UINT4)
+@fault("guidance where the suite has none", rung="running", recipe=UINT4)
 def guided(pipe: Any) -> None:
     calling(pipe, guidance_scale=lambda given: 3.0)
 

@@ -88,7 +88,7 @@ def _requantized(layer: Any, kind: str, *, nested: bool) -> None:
     layer.quant_state = layer.weight.quant_state
 
 
-@fault("two blocks exchanged", rung="components", component="transformer", recipe=UINT4)
+@fault("two blocks exchanged", rung="package", component="transformer", recipe=UINT4)
 def blocks_exchanged(pipe: Any) -> None:
     blocks = pipe.transformer.layers
     blocks[2], blocks[5] = blocks[5], blocks[2]
@@ -99,7 +99,7 @@ def block_skipped(pipe: Any) -> None:
     pipe.transformer.layers[4].forward = lambda rows, *args, **options: rows
 
 
-@fault("one block's weights from its neighbour", rung="components", component="transformer", recipe=NF4)
+@fault("one block's weights from its neighbour", rung="package", component="transformer", recipe=NF4)
 def block_doubled(pipe: Any) -> None:
     pipe.transformer.layers[4] = copy.deepcopy(pipe.transformer.layers[5])
 
@@ -111,7 +111,7 @@ def twice(pipe: Any) -> None:
     weight.bitwise_and_(0b11001100)
 
 
-@fault("one norm of a block halved", rung="components", component="transformer", recipe=UINT4)
+@fault("one norm of a block halved", rung="package", component="transformer", recipe=UINT4)
 def norm_halved(pipe: Any) -> None:
     pipe.transformer.layers[3].adaLN_mlp_ln.weight.mul_(0.5)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ernie_qa.faults import INT8, NF4, UINT4, clean
@@ -33,10 +32,20 @@ def _math() -> Any:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-@clean("eager attention in the language models", recipe=UINT4)
+@clean("UINT4: eager attention in the language models", recipe=UINT4)
 def eager(pipe: Any) -> None:
     pipe.text_encoder.set_attn_implementation("eager")
     pipe.pe.set_attn_implementation("eager")
+
+
+@clean("NF4: eager attention in the language models", recipe=NF4)
+def eager_nf4(pipe: Any) -> None:
+    eager(pipe)
+
+
+@clean("INT8: eager attention in the language models", recipe=INT8)
+def eager_int8(pipe: Any) -> None:
+    eager(pipe)
 
 
 @clean("attention over keys in reverse order", recipe=NF4)
@@ -57,42 +66,6 @@ def reversed_keys(pipe: Any) -> Iterator[None]:
         yield
     finally:
         functional.scaled_dot_product_attention = original
-
-
-@clean("twice as many threads", recipe=INT8)
-def more_threads(pipe: Any) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2 * before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@clean("INT8: without oneDNN", recipe=INT8)
-def no_onednn(pipe: Any) -> Iterator[None]:
-    import torch
-
-    pipe.vae.to(memory_format=torch.contiguous_format)
-    with _without_onednn(pipe.transformer):
-        yield
-
-
-@contextmanager
-def _without_onednn(module: Any) -> Iterator[None]:
-    """For one part alone: without it a BF16 convolution takes a hundred times as long."""
-    from torch.backends import mkldnn
-
-    forward = module.forward
-
-    def plain(*args: Any, **options: Any) -> Any:
-        with mkldnn.flags(enabled=False):
-            return forward(*args, **options)
-
-    module.forward = plain
-    yield
 
 
 @clean("deterministic algorithms", recipe=UINT4)
@@ -150,6 +123,16 @@ def mlps_round(pipe: Any) -> None:
 @clean("UINT4: attention of the transformer rounds otherwise", recipe=UINT4)
 def attention_rounds(pipe: Any) -> None:
     _rounded_otherwise(pipe, "transformer", "to_out.0")
+
+
+@clean("UINT4: MLPs of the transformer round otherwise", recipe=UINT4)
+def mlps_round_uint4(pipe: Any) -> None:
+    _rounded_otherwise(pipe, "transformer", "linear_fc2")
+
+
+@clean("INT8: the text encoder rounds otherwise", recipe=INT8)
+def encoder_rounds_int8(pipe: Any) -> None:
+    _rounded_otherwise(pipe, "text_encoder", ("o_proj", "down_proj"))
 
 
 @clean("NF4: the text encoder rounds otherwise", recipe=NF4)

@@ -17,7 +17,7 @@ def shift_set(pipe: Any) -> None:
     pipe.scheduler.set_shift(2.9)
 
 
-@fault("another scheduler class", rung="components", component="scheduler", recipe=INT8)
+@fault("another scheduler class", rung="package", component="scheduler", recipe=INT8)
 def other_class(pipe: Any) -> None:
     from diffusers import FlowMatchLCMScheduler
 
@@ -46,18 +46,25 @@ def ends_early(pipe: Any) -> None:
     _timed(pipe, lambda sigmas: sigmas * 0.95 + 0.05)
 
 
+def _stepping(pipe: Any, changed: Any) -> None:
+    """`step` with another prediction than the transformer's."""
+    original = pipe.scheduler.step
+
+    def step(model_output: Any, timestep: Any, sample: Any) -> Any:
+        return original(changed(model_output, timestep), timestep, sample)
+
+    pipe.scheduler.step = step
+
+
 @fault("steps 5 % too long", rung="components", component="scheduler", recipe=UINT4)
 def steps_too_long(pipe: Any) -> None:
-    original = pipe.scheduler.step
-    pipe.scheduler.step = lambda prediction, *args, **options: original(prediction * 1.05, *args, **options)
+    _stepping(pipe, lambda prediction, timestep: prediction * 1.05)
 
 
 @fault("the last step 10 % too long", rung="images", recipe=UINT4)
 def last_step_too_long(pipe: Any) -> None:
-    original, scheduler = pipe.scheduler.step, pipe.scheduler
-
-    def step(prediction: Any, timestep: Any, *args: Any, **options: Any) -> Any:
-        last = timestep == scheduler.timesteps[-1]
-        return original(prediction * (1.1 if last else 1.0), timestep, *args, **options)
-
-    scheduler.step = step
+    scheduler = pipe.scheduler
+    _stepping(
+        pipe,
+        lambda prediction, timestep: prediction * (1.1 if timestep == scheduler.timesteps[-1] else 1.0),
+    )

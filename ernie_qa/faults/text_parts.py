@@ -7,7 +7,7 @@ from typing import Any
 from ernie_qa.faults import INT8, NF4, UINT4, fault
 
 
-@fault("noise in the text encoder's embedding", rung="components", component="text_encoder", recipe=UINT4)
+@fault("noise in the text encoder's embedding", rung="package", component="text_encoder", recipe=UINT4)
 def noisy_embedding(pipe: Any) -> None:
     import torch
 
@@ -16,7 +16,7 @@ def noisy_embedding(pipe: Any) -> None:
     table.add_(0.2 * table.std() * torch.randn(table.shape, generator=drawn).to(table.dtype))
 
 
-@fault("hidden states of another layer", rung="components", component="text_encoder", recipe=NF4)
+@fault("hidden states of another layer", rung="package", component="text_encoder", recipe=NF4)
 def other_layer(pipe: Any) -> None:
     layers = pipe.text_encoder.language_model.layers
     layers[2], layers[1] = layers[1], layers[2]
@@ -31,10 +31,10 @@ def not_causal(pipe: Any) -> None:
 @fault("text states 3 % too strong", rung="components", component="text_encoder", recipe=INT8)
 def strong_states(pipe: Any) -> None:
     def stronger(_: Any, fed: Any, given: Any) -> Any:
-        first, *rest = given if isinstance(given, tuple) else (given,)
-        return (first * 1.03, *rest) if isinstance(given, tuple) else first * 1.03
+        given.hidden_states = tuple(states * 1.03 for states in given.hidden_states)
+        return given
 
-    pipe.text_encoder.language_model.layers[2].register_forward_hook(stronger)
+    pipe.text_encoder.register_forward_hook(stronger)
 
 
 @fault("two words of the tokenizer exchanged", rung="package", component="tokenizer", recipe=UINT4)
@@ -75,7 +75,7 @@ def layer_skipped(pipe: Any) -> None:
     pipe.pe.model.layers[1].forward = lambda states, *args, **options: states
 
 
-@fault("the prompt enhancer's norm doubled", rung="components", component="pe", recipe=NF4)
+@fault("the prompt enhancer's norm doubled", rung="package", component="pe", recipe=NF4)
 def norm_doubled(pipe: Any) -> None:
     pipe.pe.model.layers[0].input_layernorm.weight.mul_(2.0)
 

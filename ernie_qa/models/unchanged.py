@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,24 +25,30 @@ _HEAD = "lm_head.weight"
 _RULES = ("added_tokens", "normalizer", "pre_tokenizer", "model", "post_processor", "decoder")
 
 
-def tensor_differences(module: Module, directory: Path, *, sampled: bool = False) -> dict[str, Any]:
+def tensor_differences(
+    module: Module, directory: Path, *, sampled: bool = False, without: Iterable[str] = ()
+) -> dict[str, Any]:
     """Compare the state of `module` with the safetensors in `directory`: names, shapes, dtypes and values.
 
     Values are compared bit for bit, those of all tensors or, `sampled`, of one matrix a file. Memory layout
     is no difference: `channels_last`. A dtype is, unless the live tensor is the BF16 that loading makes of a
     stored float. Gives `sha256` over all live tensors (name, dtype, shape, values in order; None if
-    `sampled`), `compared` (tensors by value) and `differing` (names).
+    `sampled` or `without` any), `compared` (tensors by value) and `differing` (names). What belongs to the
+    layers `without` is left out: they are quantized.
     """
     from safetensors import safe_open
 
     held = module.state_dict(keep_vars=True)
+    layers = frozenset(map(_bare, without))
+    held = {name: tensor for name, tensor in held.items() if not _within(name, layers)}
     live = {name: tensor.detach() for name, tensor in held.items()}
     names = {_bare(name): name for name in live}
     compared: dict[str, bool] = {}
     differing, met = set(), set()
     for file in sorted(directory.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stored:
-            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+            kept = [name for name in stored.keys() if not _within(name, layers)]  # noqa: SIM118
+            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in kept}
             chosen = _sample(shapes) if sampled else shapes.keys()
             for name, shape in shapes.items():
                 ours = names.get(_bare(name))
@@ -60,10 +66,16 @@ def tensor_differences(module: Module, directory: Path, *, sampled: bool = False
     # a weight tied to another one need not be stored again
     differing |= {name for name in held.keys() - met if id(held[name]) not in stored_once}
     return {
-        "sha256": None if sampled else _sha256(live),
+        "sha256": None if sampled or layers else _sha256(live),
         "compared": len(compared),
         "differing": sorted(differing),
     }
+
+
+def _within(name: str, layers: frozenset[str]) -> bool:
+    """Whether a tensor of that name belongs to one of `layers`, whose names are bare."""
+    parts = _bare(name).split(".")
+    return any(".".join(parts[:end]) in layers for end in range(1, len(parts) + 1))
 
 
 def is_small(directory: Path) -> bool:

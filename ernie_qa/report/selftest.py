@@ -10,7 +10,8 @@ from ernie_qa.report.wrap import table, wrapped
 
 if TYPE_CHECKING:
     from ernie_qa.faults import Fault
-    from ernie_qa.selftest import Result, Row
+    from ernie_qa.selftest import Result
+    from ernie_qa.selftest.row import Row
 
 SCHEMA = 1
 FAULTS = ("fault", "recipe", "expected", "caught by", "measured", "limit", "by")

@@ -153,9 +153,17 @@ def _unchanged(arm: Arm) -> dict[str, dict[str, Any]]:
     pipe: Any = arm.pipe
     path = arm.model.path
     found = {
-        name: tensor_differences(module, path / name, sampled=name != "vae" and not is_small(path / name))
+        name: tensor_differences(
+            module,
+            path / name,
+            sampled=name != "vae" and not is_small(path / name),
+            without=[state.name for state in arm.seen(name).states if state.quantized]
+            if name in arm.recipe.components
+            else (),
+        )
         for name, module in _modules(arm).items()
-        if name not in arm.recipe.components
+        # of what a probe does not know nobody can say which layers are quantized
+        if name not in arm.recipe.components or arm.seen(name).probe is None
     }
     found["scheduler"] = config_differences(
         pipe.scheduler.config, path / "scheduler" / "scheduler_config.json"
@@ -185,7 +193,7 @@ def judge(evidence: Evidence) -> Iterator[Check]:
     for component, found in figures["components"].items():
         yield from _component_checks(component, found, recipe.components.get(component), recipe.name)
     for part, found in figures["unchanged"].items():
-        yield _unchanged_check(part, found, evidence.reference)
+        yield _unchanged_check(part, found, evidence.reference, part in recipe.components)
 
 
 def _component_checks(
@@ -258,7 +266,7 @@ def _artifact_check(component: str, found: Mapping[str, Any]) -> Check:
     return _check("artifact", component, fault if abs(disk - memory) > memory / 50 else "", said)
 
 
-def _unchanged_check(part: str, found: Mapping[str, Any], reference: Record | None) -> Check:
+def _unchanged_check(part: str, found: Mapping[str, Any], reference: Record | None, quantized: bool) -> Check:
     fault = ""
     if found["differing"]:
         differing = [str(name) for name in found["differing"]]
@@ -273,7 +281,8 @@ def _unchanged_check(part: str, found: Mapping[str, Any], reference: Record | No
         ):
             fault = "it is another than the reference drew with: observe bf16 from the same directory"
     # a sample has no sha256: it depends on how the weights are split into files
-    extent = "of a sample " if found["sha256"] is None else ""
+    extent = "of a sample " if found["sha256"] is None and not quantized else ""
+    extent = "of what is not quantized " if quantized else extent
     return _check(
         "unchanged", part, fault, f"equal to the model directory ({found['compared']} {extent}compared)"
     )

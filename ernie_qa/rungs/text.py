@@ -172,8 +172,8 @@ def _unpaired(evidence: Evidence, figures: Figures) -> str | None:
     if bf16 is None or bf16["why"]:
         why = bf16["why"] if bf16 else "its record holds no figures of this rung"
         return f"BF16's pictures were not read: {why}; observe bf16 again"
-    theirs, ours = (", ".join(one["engines"].values()) for one in (bf16, figures))
-    if theirs != ours:
+    if bf16["engines"] != figures["engines"]:
+        theirs, ours = (", ".join(one["engines"].values()) for one in (bf16, figures))
         return f"BF16's pictures were read by {theirs}, these by {ours}: observe both again"
     if _expected(bf16) != _expected(figures):
         return "BF16's record expects other texts: observe both again"

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from ernie_qa.faults import Fault
-from ernie_qa.selftest import REFUSED, Bench, bench, chosen, selftest
+from ernie_qa.selftest import chosen, selftest
+from ernie_qa.selftest.bench import Bench, bench
+from ernie_qa.selftest.row import REFUSED
 
 QUICK = (
     "flag off, kernels on",

@@ -49,7 +49,7 @@ def test_an_honest_arm_passes(records: dict[str, Record], recipe: str) -> None:
         f"{name}.{level}" for name in find_recipe(recipe).components for level in ("bytes", "artifact")
     }
     expected = {"safetensors", *(f"{name}.layers" for name in (*COMPONENTS, "vae"))}
-    untouched = {*PARTS, *COMPONENTS} - set(find_recipe(recipe).components)
+    untouched = {*PARTS, *COMPONENTS}
     assert set(checks) == expected | quantized | {f"{part}.unchanged" for part in untouched}
     not_passed = {name: check.status for name, check in checks.items() if check.status is not Status.PASS}
     assert not_passed == {
@@ -237,6 +237,18 @@ def test_a_vae_in_8_bits_is_found(tiny_model: Path) -> None:
     checks = verdicts(observe(of), "bf16")
     assert failed(checks) == {"vae.layers", "vae.unchanged"}
     assert "decoder.conv_in" in checks["vae.layers"].message
+
+
+@pytest.mark.parametrize("recipe", [QMM, NF4])
+def test_what_a_quantized_component_leaves_in_bf16_must_be_the_base_s(tiny_model: Path, recipe: str) -> None:
+    of = arm(tiny_model, recipe)
+    with torch.no_grad():
+        of.pipe.transformer.layers[0].adaLN_mlp_ln.weight.mul_(0.5)
+        of.pipe.text_encoder.language_model.embed_tokens.weight[5, 0] += 0.5
+    checks = verdicts(observe(of), recipe)
+    assert failed(checks) == {"transformer.unchanged", "text_encoder.unchanged"}
+    assert "layers.0.adaLN_mlp_ln.weight" in checks["transformer.unchanged"].message
+    assert "embed_tokens.weight" in checks["text_encoder.unchanged"].message
 
 
 def nudge_vae(pipe: Any) -> None:

@@ -1,18 +1,12 @@
-"""The gate tested: every fault of the corpus is done to a sound arm, and the verdict has to name it; every
-clean variant has to pass. docs/selftest.md has what was found.
-
-It runs the shipped miniature: BF16 is observed once and is the reference of all, and each recipe's sound arm
-once, as soon as a fault needs it.
-"""
+"""Where faults are tried: sound arms, damage to copies of them, and the verdict on that."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-import math
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,129 +15,29 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.drawing import Drawn
-from ernie_qa.errors import ErnieQAError, InputError
+from ernie_qa.errors import ErnieQAError
 from ernie_qa.execute import hushed
-from ernie_qa.faults import BF16, Fault, corpus
+from ernie_qa.faults import BF16, Fault
 from ernie_qa.judge import judge
 from ernie_qa.observe import Observation, arm_of
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.recipe import Limit, find_recipe
 from ernie_qa.record import Picture, Record
-from ernie_qa.rungs import cost, images, rungs, text
-from ernie_qa.toml_input import did_you_mean
-from ernie_qa.verdict import Check, Status
+from ernie_qa.rungs import cost, images, text
+from ernie_qa.selftest.row import Row, apart, first, row, unseen
 
 if TYPE_CHECKING:
     from diffusers import ErnieImagePipeline
 
     from ernie_qa.recipe import Recipe
     from ernie_qa.rungs import Arm
-    from ernie_qa.verdict import Verdict
 
 MODEL, SUITE = "mini", "mini"
-REFUSED = "loading"
-"""What catches a fault that is refused before a rung sees it."""
 TEXT = frozenset({text.NAME})
 """The rungs of which a recipe's informational checks decide here. The miniature's words are informational
 because an engine need not be installed; without one they are not comparable, which is no pass."""
 COST = 1.25
 """What a costly fault may cost, beside the sound arm's ratios to BF16."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What became of one fault or clean variant.
-
-    `caught_by` is the rung, the first in the ladder's order with a required check that failed, or else one
-    that was not comparable; None where the verdict is a pass. `check` is the label of that check, with what
-    it `measured` and its `limit` where it is about a number, and `message`. `right` says whether that rung
-    is the expected one and names the expected component. `apart` says in what a clean variant differs from
-    the sound arm, empty where it does not differ in a bit.
-    """
-
-    fault: Fault
-    caught_by: str | None
-    check: str | None
-    measured: float | None
-    limit: float | None
-    message: str
-    right: bool
-    apart: str
-    seconds: float
-
-    @property
-    def counts(self) -> bool:
-        """Whether it says anything: a variant that changed nothing does not."""
-        return not self.fault.clean or bool(self.apart)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """All rows, and the entries that `skipped` for want of their device."""
-
-    rows: tuple[Row, ...]
-    skipped: tuple[Fault, ...]
-    seconds: float
-
-    @property
-    def faults(self) -> tuple[Row, ...]:
-        """The rows of faults."""
-        return tuple(row for row in self.rows if not row.fault.clean)
-
-    @property
-    def killed(self) -> tuple[Row, ...]:
-        """The faults that were caught."""
-        return tuple(row for row in self.faults if row.caught_by)
-
-    @property
-    def clean_runs(self) -> tuple[Row, ...]:
-        """The clean variants that differ in bits."""
-        return tuple(row for row in self.rows if row.fault.clean and row.counts)
-
-    @property
-    def false_alarms(self) -> tuple[Row, ...]:
-        """The clean variants that were not passed over, bits or not."""
-        return tuple(row for row in self.rows if row.fault.clean and row.caught_by)
-
-    @property
-    def sound(self) -> bool:
-        """Whether every fault was caught and no clean variant was."""
-        return len(self.killed) == len(self.faults) and not self.false_alarms
-
-
-def chosen(names: Sequence[str] = (), recipes: Sequence[str] = ()) -> tuple[Fault, ...]:
-    """The entries of those names and recipes, all without any. InputError where one is unknown."""
-    known = corpus()
-    for given, allowed in ((names, [one.name for one in known]), (recipes, [one.recipe for one in known])):
-        for name in given:
-            if name not in allowed:
-                raise InputError(
-                    f"no fault {'of recipe' if given is recipes else 'named'} {name!r}; "
-                    f"--list shows all{did_you_mean(name, sorted(set(allowed)))}"
-                )
-    return tuple(
-        one for one in known if (not names or one.name in names) and (not recipes or one.recipe in recipes)
-    )
-
-
-def selftest(
-    faults: Sequence[Fault] = (),
-    device: str = "cpu",
-    progress: Callable[[str, int, int], None] = lambda name, done, of: None,
-) -> Result:
-    """Try `faults`, all of the corpus without any; `progress` is told the next one's name, how many are done,
-    and of how many."""
-    wanted = faults or corpus()
-    kinds = {"cpu", device.partition(":")[0]}
-    runnable = [one for one in wanted if one.device in kinds]
-    rows = []
-    began = perf_counter()
-    with bench(device) as stand:
-        for done, one in enumerate(runnable):
-            progress(one.name, done, len(runnable))
-            rows.append(stand.tried(one))
-    skipped = tuple(one for one in wanted if one.device not in kinds)
-    return Result(tuple(rows), skipped, perf_counter() - began)
 
 
 @contextmanager
@@ -183,7 +77,7 @@ class Bench:
             with hushed():
                 sound = self._observed(recipe, self.pipe(recipe), reference)
             verdict = judge(sound.record, reference, _strict(recipe))
-            if caught := _first(verdict):
+            if caught := first(verdict):
                 raise ErnieQAError(
                     f"{recipe} does not pass as it is, so nothing can be told from its faults: "
                     f"{caught.label}: {caught.message}"
@@ -209,17 +103,15 @@ class Bench:
         except ErnieQAError as error:
             refused = str(error)
         except Exception as error:
-            # a fault that cannot even be done has not been caught
             broke = f"broke off: {type(error).__name__}: {error}"
         if record is None:
-            caught = Check(REFUSED, REFUSED, Status.FAIL, refused) if refused else None
-            return _row(fault, caught, (), "", began, broke or "")
+            return row(fault, unseen(fault, refused, broke), (), "", began, broke or "")
         recipe = _strict(fault.recipe)
         if fault.rung == cost.NAME and sound:
             recipe = _budgeted(recipe, sound.record)
         verdict = judge(record, reference, recipe)
-        apart = _apart(sound.record, record) if fault.clean and sound else ""
-        return _row(fault, _first(verdict), verdict.checks, apart, began, "")
+        apart_in = apart(sound.record, record) if fault.clean and sound else ""
+        return row(fault, first(verdict), verdict.checks, apart_in, began, "")
 
     def _damaged(self, fault: Fault, reference: Record) -> tuple[Record, Record]:
         """The record of the damaged arm, and what it is to be judged against."""
@@ -324,57 +216,3 @@ def _budgeted(recipe: Recipe, sound: Record) -> Recipe:
     }
     gate = recipe.gates[SUITE]
     return replace(recipe, gates={**recipe.gates, SUITE: replace(gate, limits={**gate.limits, **limits})})
-
-
-def _first(verdict: Verdict) -> Check | None:
-    """The check that catches: of the first rung in the ladder's order with one that failed, or else with one
-    that was not comparable."""
-    order = [rung.NAME for rung in rungs()]
-    for status in (Status.FAIL, Status.NOT_COMPARABLE):
-        found = verdict.of(status)
-        # what is no rung's (the reference, the baseline) stands first
-        if found:
-            return min(found, key=lambda one: order.index(one.rung) if one.rung in order else -1)
-    return None
-
-
-def _row(
-    fault: Fault, caught: Check | None, checks: Sequence[Check], apart: str, began: float, message: str
-) -> Row:
-    seconds = perf_counter() - began
-    if caught is None:
-        return Row(fault, None, None, None, None, message, False, apart, seconds)
-    same = [one for one in checks if one.required and (one.rung, one.status) == (caught.rung, caught.status)]
-    named = [one for one in same if fault.component in (None, one.component)]
-    # of several the one that is furthest beyond its limit says most
-    shown = max(named, key=_excess, default=caught)
-    right = caught.rung == fault.rung and (bool(named) or not checks)
-    return Row(
-        fault, caught.rung, shown.label, shown.measured, shown.limit, shown.message, right, apart, seconds
-    )
-
-
-def _excess(check: Check) -> float:
-    """How far beyond its limit, as a ratio; endless where it is about no number."""
-    if check.limit is None or check.measured is None:
-        return math.inf
-    if not check.limit or not check.measured:
-        return 1.0
-    return max(check.measured / check.limit, check.limit / check.measured)
-
-
-def _apart(sound: Record, other: Record) -> str:
-    """In what two records differ to the bit, in words; empty where they do not."""
-    theirs = {picture.case: picture.sha256 for picture in sound.pictures}
-    pictures = sum(theirs.get(picture.case) != picture.sha256 for picture in other.pictures)
-    told = [f"{pictures} of {len(other.pictures)} pictures"] if pictures else []
-    ours, sounds = (
-        {key: value for key, value in record.figures.get("components", {}).items() if key not in _PASSING}
-        for record in (other, sound)
-    )
-    differing = sorted(key for key in ours if ours[key] != sounds.get(key))
-    return ", ".join([*told, *differing])
-
-
-_PASSING = ("seconds", "reference")
-"""Figures of the components rung that differ from run to run."""
