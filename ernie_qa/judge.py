@@ -38,7 +38,7 @@ def judge(
     """
     wanted = find_recipe(recipe)
     check_limits(wanted)
-    unsound = _unsound(reference) if reference else None
+    unsound = unsoundness(reference) if reference else None
     evidence = Evidence(record, None if unsound else reference, wanted)
     gate = evidence.gate
     informational = gate.informational if gate else frozenset()
@@ -56,7 +56,8 @@ def judge(
 def refusal(record: Record, reference: Record | None, recipe: Recipe, rung: Rung) -> Check | None:
     """The first required check of one `rung` that failed, waivers counted in; None where none did.
 
-    What `record` holds of the later rungs does not matter: it need not be complete.
+    What `record` holds of the later rungs does not matter: it need not be complete. `reference` is None
+    where `unsoundness` has something to say of it.
     """
     evidence = Evidence(record, reference, recipe)
     gate = evidence.gate
@@ -67,7 +68,7 @@ def refusal(record: Record, reference: Record | None, recipe: Recipe, rung: Rung
     return next((check for check in verdict.of(Status.FAIL) if check.rung == rung.NAME), None)
 
 
-def _unsound(reference: Record) -> str | None:
+def unsoundness(reference: Record) -> str | None:
     """Why `reference` is not what it claims to be, a BF16 arm that drew whole pictures; None where it is."""
     bf16 = find_recipe(REFERENCE)
     if reference.recipe.hash != bf16.hash:

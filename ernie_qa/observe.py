@@ -14,7 +14,7 @@ from ernie_qa.compile_cache import compiled_files
 from ernie_qa.drawing import Drawn, draw, warm_up
 from ernie_qa.errors import ErnieQAError, InputError, ModelError
 from ernie_qa.fingerprint import take_fingerprint
-from ernie_qa.judge import refusal
+from ernie_qa.judge import refusal, unsoundness
 from ernie_qa.models.find import Model, find_model
 from ernie_qa.pipeline import provenance
 from ernie_qa.recipe import Recipe, find_recipe
@@ -117,6 +117,8 @@ class Observation:
         self._halves: dict[str, Generator[Figures | None, tuple[Drawn, ...], Figures]] = {}
         self._known: dict[str, Figures] = {}
         self.ended: Ended | None = None
+        # what is wrong with the reference is no reason to refuse this arm
+        sound = arm.reference if arm.reference and not unsoundness(arm.reference) else None
         try:
             for rung in rungs():
                 self._halves[rung.NAME] = rung.measure(arm)
@@ -125,7 +127,7 @@ class Observation:
                     continue
                 self._known[rung.NAME] = known
                 if not all_rungs and (
-                    failed := refusal(self._record(self._known, ()), arm.reference, arm.recipe, rung)
+                    failed := refusal(self._record(self._known, ()), sound, arm.recipe, rung)
                 ):
                     self.ended = Ended(rung.NAME, failed.label, failed.message)
                     break

@@ -89,7 +89,7 @@ class Replay:
     steps      a call of the transformer each: `timestep`, `l2` and `cosine` of its prediction
     vae        `identical`, `l2`, `max_abs` (of values in -1 to 1, as they are decoded)
     scheduler  what differs from BF16's, in words
-    layers     component -> layer -> `l2` and `gain` of its output, its input being BF16's `rows` rows
+    layers     component -> layer -> `l2` and `gain` of its output on `rows` rows of BF16's input
     missing    what one of the two drawings called more often than the other
     seconds    the drawing took, without what comparing took
     """
@@ -145,7 +145,11 @@ class Replay:
             taught = {name: self._at(f"scheduler/{name}") for name in ("model_output", "sample")}
         elif part == "vae":
             taught = {"z": self._at("vae/latents")}
-        return inputs | {name: value.to(self._place) for name, value in taught.items() if value is not None}
+        return inputs | {
+            name: _as(value, inputs.get(name)).to(self._place)
+            for name, value in taught.items()
+            if value is not None
+        }
 
     def _after(self, part: str, inputs: dict[str, Any], output: Any) -> None:
         began, call = now(self._place), self._counts[part]
@@ -203,6 +207,13 @@ class Replay:
                 )
 
 
+def _as(value: torch.Tensor, wanted: Any) -> torch.Tensor:
+    """BF16's `value` in the type of what it stands for, where this pipeline computes in another."""
+    if value.is_floating_point() and hasattr(wanted, "is_floating_point") and wanted.is_floating_point():
+        return value.to(wanted.dtype)
+    return value
+
+
 def difference(ours: torch.Tensor, bf16: torch.Tensor) -> dict[str, Any]:
     """Whether two tensors are bit for bit the same, else how far apart."""
     import torch
@@ -255,10 +266,12 @@ def layer_errors(component: Any, name: str, tape: Tape, place: torch.device) -> 
         fed = rows
         if place.type == "cuda":
             fed = rows.repeat(-(-count // len(rows)), 1)[:count].reshape(shape)
+        if module.weight.dtype in (torch.float32, torch.float16):
+            fed = fed.to(module.weight.dtype)
         with torch.no_grad():
             made = module(fed.to(place))
         made = made.reshape(-1, made.shape[-1])[: len(rows)].cpu()
-        found[layer] = {"l2": relative_l2(made, outputs), "gain": gain(made, outputs), "rows": count}
+        found[layer] = {"l2": relative_l2(made, outputs), "gain": gain(made, outputs), "rows": len(rows)}
     return found
 
 

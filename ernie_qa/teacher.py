@@ -79,15 +79,17 @@ def tapped(pipe: ErnieImagePipeline, before: Before, after: After) -> Iterator[N
             restore = {name: attributes[name]} if name in attributes else {}
             stack.callback(attributes.update, restore)
             stack.callback(attributes.pop, name)
-            setattr(owner, name, _through(part, getattr(owner, name), before, after))
+            setattr(owner, name, _through(part, owner, name, before, after))
         yield
 
 
-def _through(part: str, function: Callable[..., Any], before: Before, after: After) -> Callable[..., Any]:
-    parameters = inspect.signature(function)
+def _through(part: str, owner: Any, name: str, before: Before, after: After) -> Callable[..., Any]:
+    function = getattr(owner, name)
+    # the class's own names: what somebody put there may take *args
+    parameters = inspect.signature(getattr(type(owner), name))
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        inputs = before(part, _named(parameters, args, kwargs))
+        inputs = before(part, _named(parameters, (owner, *args), kwargs))
         output = function(**inputs)
         after(part, inputs, output)
         return output

@@ -194,8 +194,13 @@ def figure_of(runs: Sequence[Tracked]) -> Figure:
     """The accepted figure that several runs' measurements of one make.
 
     Its limit is the worst of them and, beyond that, the largest of: the range of the runs, the floor, and the
-    share of the worst one's distance from the ideal.
+    share of the worst one's distance from the ideal. BaselineError where they were not computed in one way.
     """
+    ways = list(dict.fromkeys(run.definition for run in runs))
+    if len(ways) > 1:
+        raise BaselineError(
+            f"{runs[0].name}: the runs computed it differently: {'; '.join(ways)}: accept runs of one command"
+        )
     first, values = runs[0], tuple(run.value for run in runs)
     limit = None
     if len(values) >= first.runs:

@@ -10,8 +10,8 @@ from typing import Any
 Calls = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def text(found: Calls) -> dict[str, Any]:
-    """Over the tokens of all calls of the text encoder, by case."""
+def text(found: Calls) -> dict[str, Any] | None:
+    """Over the tokens of all calls of the text encoder, by case; None without one."""
     tokens = [
         (error, cosine, f"{case}, token {number}" + (f" of call {call + 1}" if call else ""))
         for case, calls in found.items()
@@ -21,18 +21,21 @@ def text(found: Calls) -> dict[str, Any]:
     return _extent(tokens)
 
 
-def steps(found: Calls) -> dict[str, Any]:
-    """Over the calls of the transformer, by case, with the `curve` of each case."""
+def steps(found: Calls) -> dict[str, Any] | None:
+    """Over the calls of the transformer, by case, with the `curve` of each case; None without one."""
     rows = [
         (one["l2"], one["cosine"], f"{case}, step {number + 1} at timestep {one['timestep']:g}")
         for case, curve in found.items()
         for number, one in enumerate(curve)
     ]
-    return _extent(rows) | {"curve": dict(found)}
+    extent = _extent(rows)
+    return extent and {**extent, "curve": dict(found)}
 
 
-def _extent(rows: Sequence[tuple[float, float, str]]) -> dict[str, Any]:
-    """Mean and worst of errors and cosines, and where the worst error is."""
+def _extent(rows: Sequence[tuple[float, float, str]]) -> dict[str, Any] | None:
+    """Mean and worst of errors and cosines, and where the worst error is; None of nothing."""
+    if not rows:
+        return None
     return {
         "l2_mean": fsum(row[0] for row in rows) / len(rows),
         "l2_max": max(row[0] for row in rows),
@@ -64,7 +67,7 @@ def spoken(found: Mapping[str, Mapping[str, Any]], written: bool) -> dict[str, A
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer under BF16's inputs: the relative error `l2` of its output, how far `off` 1 its gain is, and
-    how many `rows` it saw in a call. None where a number is not finite."""
+    of how many `rows` that is. None where a number is not finite."""
 
     name: str
     l2: float | None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.fidelity.extents import ranked
-from ernie_qa.report.wrap import table
+from ernie_qa.report.wrap import table, wrapped
 from ernie_qa.rungs import components
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ def parts(figures: Mapping[str, Any]) -> Iterator[str]:
     rows = []
     for name, key in (("text_encoder", "token"), ("transformer", "step")):
         one = figures[name]
+        if one is None:
+            rows.append((name, "never called", ""))
+            continue
         rows.append(
             (
                 name,
@@ -46,7 +49,7 @@ def parts(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from table(
         ("relative error of each step", ""),
         [(case, " ".join(_said(one["l2"]) for one in curve)) for case, curve in
-         figures["transformer"]["curve"].items()],
+         (figures["transformer"] or {"curve": {}})["curve"].items()],
     )  # fmt: skip
 
 
@@ -54,6 +57,10 @@ def explained(record: Record, *, whole: bool = False) -> Iterator[str]:
     """Every component's layers by how far off they are by themselves, under BF16's inputs."""
     figures = record.figures.get(components.NAME, {})
     yield f"{record.recipe.name} on {record.model.name}, suite {record.suite.name}"
+    if record.ended and not figures.get("layers"):
+        yield f"no layer was compared with BF16's: the arm ended at {record.ended.rung}: {record.ended.check}"
+        yield from wrapped(record.ended.message, 100, "  ", "  ")
+        return
     if not figures.get("layers"):
         yield f"no layer was compared with BF16's: {figures.get('why') or 'observe it again, with bf16'}"
         return
@@ -70,7 +77,7 @@ def explained(record: Record, *, whole: bool = False) -> Iterator[str]:
                     layer.name,
                     _said(layer.l2),
                     _said(layer.off),
-                    "one row a call: its gain is not judged" if layer.rows == 1 else "",
+                    "one row: its gain is not judged" if layer.rows == 1 else "",
                 )
                 for layer in (layers if whole else layers[:SHOWN])
             ]

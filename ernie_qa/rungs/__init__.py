@@ -209,6 +209,8 @@ def _check_limits(limits: Mapping[str, Limit], place: str) -> None:
                 f"{place}: no rung judges {name!r}; "
                 f"allowed are {', '.join(sorted(known))}{did_you_mean(name, known)}"
             )
+        if limit.about == "suite" and not name.startswith("images."):
+            raise RecipeError(f'{place}.{name}: about = "suite" is for limits on images; leave it out')
         if getattr(limit, known[name]) is None:
             raise RecipeError(
                 f"{place}.{name}: has no {known[name]}, the bound that keeps out damage; add it"

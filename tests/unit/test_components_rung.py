@@ -231,3 +231,70 @@ def test_what_a_person_reads(tiny_model: Path, suite: Suite, bf16: Record, int8:
     assert errors == sorted(errors, reverse=True)
     assert next(iter(explained(bf16))) == "bf16 on tiny, suite small"
     assert "no layer was compared" in list(explained(bf16))[1]
+
+
+def test_a_text_encoder_that_is_never_called_fails_the_calls(
+    tiny_model: Path, suite: Suite, bf16: Record
+) -> None:
+    def remembered(pipe: Any) -> None:
+        encode, known = pipe.encode_prompt, {}
+        for case in suite.cases:
+            known[case.prompt] = encode(case.prompt, pipe._execution_device, 1)
+        pipe.encode_prompt = lambda prompt, *_, **__: known[prompt if isinstance(prompt, str) else prompt[0]]
+
+    record = fed(tiny_model, "bf16", suite, bf16, remembered)
+    found = checks(record, bf16, "bf16")
+    assert found["components.calls"].status is Status.FAIL
+    assert "text_encoder: called 0 times" in found["components.calls"].message
+    assert record.figures[components.NAME]["text_encoder"] is None
+    assert "transformer" in "\n".join(parts(record.figures[components.NAME]))
+
+
+def test_somebodys_own_decode_and_step_are_called_through(
+    tiny_model: Path, suite: Suite, bf16: Record
+) -> None:
+    called = []
+
+    def wrap(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def own(*args: Any, **kwargs: Any) -> Any:
+            called.append(name)
+            return function(*args, **kwargs)
+
+        setattr(owner, name, own)
+
+    def wrapped(pipe: Any) -> None:
+        wrap(pipe.vae, "decode")
+        wrap(pipe.scheduler, "step")
+
+    record = fed(tiny_model, "bf16", suite, bf16, wrapped)
+    assert {check.status for check in checks(record, bf16, "bf16").values()} <= {
+        Status.PASS,
+        Status.NOT_APPLICABLE,
+    }
+    assert {"decode", "step"} == set(called)
+    # and recorded through
+    again = fed(tiny_model, "bf16", suite, None, wrapped)
+    assert again.trajectories == bf16.trajectories
+
+
+def test_parts_of_another_dtype_are_measured(tiny_model: Path, suite: Suite, bf16: Record) -> None:
+    def single(pipe: Any) -> None:
+        for part in ("text_encoder", "transformer", "pe", "vae"):
+            getattr(pipe, part).float()
+
+    record = fed(tiny_model, "bf16", suite, bf16, single)
+    found = {name: value for name, (value, _) in components.values(record.figures[components.NAME]).items()}
+    assert 0 < found["transformer_l2_max"] < 0.05
+    assert 0 < found["transformer_layer_l2_max"] < 0.05
+
+
+def test_explain_says_why_an_arm_that_ended_shows_nothing(
+    tiny_model: Path, suite: Suite, bf16: Record, int8: Recipe
+) -> None:
+    record = observe(load_pipeline(tiny_model, "bf16", "cpu"), int8, suite, reference=bf16)
+    assert record.ended is not None
+    told = "\n".join(explained(record))
+    assert f"the arm ended at {record.ended.rung}: {record.ended.check}" in told
+    assert "observe it again" not in told

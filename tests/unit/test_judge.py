@@ -86,6 +86,19 @@ def test_a_limit_that_keeps_nothing_out_is_refused(bf16: Record, recipe: object,
     assert "\n" not in str(refused.value)
 
 
+def test_what_a_limit_is_about_is_for_images_alone() -> None:
+    recipe = gated()
+    about = replace(at_most(0.1), about="suite")
+    for name, refused in (("text.lines_lost_mean", True), ("images.lpips_mean", False)):
+        gates = {suite: replace(gate, limits={name: about}) for suite, gate in recipe.gates.items()}
+        given = replace(recipe, gates=gates)
+        if not refused:
+            check_limits(given)
+            continue
+        with pytest.raises(RecipeError, match='about = "suite" is for limits on images'):
+            check_limits(given)
+
+
 def test_a_budget_that_keeps_nothing_out_is_refused() -> None:
     recipe = gated()
     place = r'\.budgets\."NVIDIA L40S"'

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ernie_qa.judge import judge
-from ernie_qa.observe import Observation, arm_of
+from ernie_qa.observe import Observation, arm_of, observe
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quantizers import Calls
 from ernie_qa.quantizers.layers import ungrouped
@@ -114,3 +114,21 @@ def test_what_is_waived_or_informational_ends_nothing(
     observation = Observation(arm_of(load_pipeline(tiny_model, "bf16", "cpu"), recipe, small_suite))
     assert observation.ended is None
     observation.close()
+
+
+def test_an_unsound_reference_does_not_end_a_sound_arm(
+    tiny_model: Path, small_suite: Path, write_recipe: Callable[[str, float], Path]
+) -> None:
+    import torch
+
+    damaged = load_pipeline(tiny_model, "bf16", "cpu")
+    with torch.no_grad():
+        next(damaged.vae.parameters()).mul_(1.5)
+    reference = observe(damaged, "bf16", small_suite, all_rungs=True)
+    recipe = find_recipe(write_recipe("mine", 1.0))
+    pipe = load_pipeline(tiny_model, recipe, "cpu")
+    record = observe(pipe, recipe, small_suite, reference=reference)
+    assert record.ended is None
+    verdict = judge(record, reference, recipe)
+    assert verdict.status is Status.NOT_COMPARABLE
+    assert "reference.sound" in {check.name for check in verdict.of(Status.NOT_COMPARABLE)}

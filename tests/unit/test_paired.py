@@ -8,6 +8,7 @@ import pytest
 
 from ernie_qa.baseline.accepted import Tracked, figure_of, read_accepted
 from ernie_qa.baseline.store import Baseline, find_baseline
+from ernie_qa.errors import BaselineError
 from ernie_qa.execute import Session
 from ernie_qa.fidelity.statistics import log_ratios, sign_flip
 from ernie_qa.frozen import Frozen
@@ -79,7 +80,8 @@ def test_of_several_runs_the_typical_score_is_kept() -> None:
 CHANGES = {
     "nothing": ([1.0] * 10, Status.PASS, "chance is not ruled out"),
     "all a little": ([1.05] * 10, Status.PASS, "smaller than the ratio that matters, 1.15"),
-    "one by far": ([1.0] * 9 + [8.0], Status.PASS, "chance is not ruled out (p above 0.05)"),
+    "one by far": ([1.0] * 9 + [8.0], Status.FAIL, "on the same build and machine pictures repeat"),
+    "half of them": ([1.9] * 5 + [1.0] * 5, Status.FAIL, "on the same build and machine pictures repeat"),
     "all by a quarter": (
         [1.25] * 10,
         Status.FAIL,
@@ -102,10 +104,34 @@ def test_a_mean_is_judged_by_its_pairs(
     assert said in check.message
     assert (check.limit, check.unit) == (1.15, "times")
     assert named("ssim_mean", verdict).status is Status.PASS
-    # one picture that is worse by far is what the worst picture is held on to for
-    assert (named("lpips_max", verdict).status is Status.FAIL) == (max(factors) > 1.2)
-    if status is Status.FAIL:
+    # the worst picture is held on to by itself, and sees nothing of what happens to the better ones
+    assert (named("lpips_max", verdict).status is Status.FAIL) == (factors[-1] > 1.2)
+    if "worse" in said:
         assert "confirm it on fresh seeds: build and machine are the same" in check.message
+
+
+def test_a_mean_beyond_its_limit_on_another_build_is_not_passed(
+    observed: Observed, ten: Record, baseline: Baseline
+) -> None:
+    recipe, records = observed
+    lenient = baseline.accepted["lenient"]
+    runs = tuple(
+        replace(run, fingerprint=replace(run.fingerprint, packages={"torch": "1.0"})) for run in lenient.runs
+    )
+    held = replace(baseline, accepted={**baseline.accepted, "lenient": replace(lenient, runs=runs)})
+    half = [2.2 * score for score in LPIPS[:5]] + LPIPS[5:]
+    check = named("lpips_mean", judge(with_scores(ten, half, SSIM), records["bf16"], recipe, held))
+    assert check.status is Status.NOT_COMPARABLE
+    assert "beyond what was accepted, and chance is not ruled out" in check.message
+    assert "--ernie-seeds" in check.message
+
+
+def test_runs_that_were_computed_differently_make_no_figure() -> None:
+    runs = [Tracked("a.b", 0.1, "lower", definition=f"of {number} cases") for number in (2, 4)]
+    with pytest.raises(
+        BaselineError, match=r"a\.b: the runs computed it differently: of 2 cases; of 4 cases"
+    ):
+        figure_of(runs)
 
 
 def test_similarity_is_judged_by_its_distance_from_1(
