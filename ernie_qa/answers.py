@@ -30,13 +30,12 @@ def answered(
     *,
     steps: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """What `pipe` makes of `tape`: for each case in it that the suite has, and for each layer.
+    """What `pipe` makes of `tape`: for each case in it that the suite has.
 
     Gives `CASE/text_encoder/N/states`, `CASE/transformer/N/prediction`, `CASE/scheduler/prev, sigmas,
-    timesteps`, `CASE/vae/decoded`, `ids/TOKENIZER/CASE`, `pe/CASE/logits`, `layers/COMPONENT/LAYER/outputs`
-    as a tape does, and `CASE/calls/PART`, how often each part was called; on the CPU. `words` are what BF16's
-    prompt enhancer wrote, by case. With `steps`, a case is drawn no further than that, and the VAE is fed all
-    the same.
+    timesteps`, `CASE/vae/decoded`, `ids/TOKENIZER/CASE` and `pe/CASE/logits` as a tape does, and
+    `CASE/calls/PART`, how often each part was called; on the CPU. `words` are what BF16's prompt enhancer
+    wrote, by case. With `steps`, a case is drawn no further than that, and the VAE is fed all the same.
     """
     live: Any = pipe
     found = dict(token_ids(pipe, suite))
@@ -46,7 +45,7 @@ def answered(
         if f"pe/{case.id}/ids" in tape and getattr(live, "pe", None) is not None:
             count = len(tape[f"pe/{case.id}/logits"])
             found[f"pe/{case.id}/logits"] = kept(logits(pipe, tape[f"pe/{case.id}/ids"], count))
-    return found | _layers(live, tape)
+    return found
 
 
 def _drawn(
@@ -87,11 +86,12 @@ def _drawn(
     return found | {f"{case.id}/calls/{part}": torch.tensor(count) for part, count in counts.items()}
 
 
-def _layers(live: Any, tape: Tape) -> dict[str, torch.Tensor]:
-    """What each layer makes of its rows, as few as they are: the weights decide that, not a kernel that one
-    machine has and another has not."""
+def layers_answered(pipe: ErnieImagePipeline, tape: Tape) -> dict[str, torch.Tensor]:
+    """`layers/COMPONENT/LAYER/outputs`: what each layer makes of its rows, as few as they are: the weights
+    decide that, not a kernel that one machine has and another has not."""
     import torch
 
+    live: Any = pipe
     found = {}
     for key, rows in tape.items():
         _, _, place = key.partition("layers/")

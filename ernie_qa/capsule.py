@@ -1,4 +1,4 @@
-"""A capsule: what a published recipe is and gives, in one hashed file (`ernie_qa.container`); imports no torch.
+"""A capsule: what a published recipe is and gives, in one hashed file (`ernie_qa.container`). No torch.
 
 Its tensors are a tape (`ernie_qa.teacher`), what BF16's parts were fed and gave, and under `published/` what
 the published arm's parts gave when they were fed the same (`ernie_qa.answers`). Its document holds the rest.

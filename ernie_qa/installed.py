@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.answers import answered
+from ernie_qa.answers import answered, layers_answered
 from ernie_qa.errors import CapsuleError, InputError
 from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import differences, take_fingerprint
@@ -117,6 +117,8 @@ def compared(
         _check_ids(execution, tape)
         with counted(pipe, parts):
             made = answered(pipe, capsule.suite, tape, capsule.words, steps=steps)
+        # few rows run no kernel, and are not to be counted
+        made |= layers_answered(pipe, tape)
         found = [
             *same_kernels(capsule, parts),
             *same_answers(capsule, tape, made, exact_int8=exact, steps=steps),
@@ -147,7 +149,8 @@ def _check_ids(live: Any, tape: Mapping[str, torch.Tensor]) -> None:
     for name, ids in tape.items():
         pieces = name.split("/")
         part = "pe" if pieces[0] == "pe" else pieces[1]
-        if pieces[-1] == "ids" and ids.numel():
+        # one that is missing is told of already
+        if pieces[-1] == "ids" and ids.numel() and getattr(live, part, None) is not None:
             count = getattr(live, part).get_input_embeddings().num_embeddings
             if int(ids.min()) < 0 or int(ids.max()) >= count:
                 raise ValueError(f"{name}: ids beyond the {count} that {part} knows")

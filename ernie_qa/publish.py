@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.answers import answered
+from ernie_qa.answers import answered, layers_answered
 from ernie_qa.capsule import Capsule, parse_capsule
 from ernie_qa.container import MAX_BYTES, PUBLISHED
 from ernie_qa.drawing import draw
@@ -88,6 +88,7 @@ def export(
         parts = parts_of(pipe, wanted, stored)
         with counted(pipe, parts):
             made = answered(pipe, teaching.suite, tape, teaching.words)
+        made |= layers_answered(pipe, tape)
         _must_be_bf16s(tape, made)
         figures = replayed(
             pipe, teaching.suite, teaching.trajectories, len(tape), teaching.words, lambda case, seconds: None

@@ -121,7 +121,7 @@ def same_kernels(capsule: Capsule, ours: Mapping[str, Part]) -> Iterator[Finding
         faults = []
         for layer, (total, kernel) in theirs.calls.items():
             calls, ran = ours[name].calls.get(layer, (0, 0))
-            if total and ran * total != kernel * calls:
+            if total and (not calls or ran * total != kernel * calls):
                 faults.append(f"{layer} (ran it in {ran} of {calls} calls, published {kernel} of {total})")
         total = sum(kernel for _, kernel in theirs.calls.values())
         layers = tuple(one.partition(" (")[0] for one in faults)
