@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.container import PUBLISHED
 from ernie_qa.drawing import rehearse
 from ernie_qa.replay import fed
 from ernie_qa.teacher import USED, Tape, kept, logits, previous, tapped, token_ids
@@ -43,7 +44,8 @@ def answered(
         if f"{case.id}/scheduler/sigmas" in tape:
             found |= _drawn(pipe, case, suite, tape, words.get(case.id), steps)
         if f"pe/{case.id}/ids" in tape and getattr(live, "pe", None) is not None:
-            count = len(tape[f"pe/{case.id}/logits"])
+            theirs = f"pe/{case.id}/logits"
+            count = len(tape[theirs] if theirs in tape else tape[PUBLISHED + theirs])
             found[f"pe/{case.id}/logits"] = kept(logits(pipe, tape[f"pe/{case.id}/ids"], count))
     return found
 
@@ -102,7 +104,10 @@ def layers_answered(pipe: ErnieImagePipeline, tape: Tape) -> dict[str, torch.Ten
             module = getattr(live, component).get_submodule(layer)
         except AttributeError:
             continue
+        given = rows
+        if module.weight.dtype in (torch.float32, torch.float16):
+            given = rows.to(module.weight.dtype)
         with torch.no_grad():
-            made = module(rows.to(live._execution_device))
+            made = module(given.to(live._execution_device))
         found[f"layers/{place.removesuffix('/rows')}/outputs"] = kept(made)
     return found

@@ -128,6 +128,11 @@ class Capsule:
         }
 
 
+def machine_in_words(fingerprint: Fingerprint) -> str:
+    """The kind of machine in words: the GPU's model, or the CPU's instructions."""
+    return fingerprint.gpu or f"a CPU ({' '.join(fingerprint.instruction_set) or 'unknown'})"
+
+
 def read_capsule(path: Path) -> Capsule:
     """The capsule in the file `path`, its hash checked and every value of its document. CapsuleError where it
     is none, damaged, edited, too large or of a later schema; nothing of it is run or unpickled."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa import compile_cache
 from ernie_qa.answers import answered, layers_answered
+from ernie_qa.capsule import machine_in_words
 from ernie_qa.errors import CapsuleError, InputError
 from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import differences, take_fingerprint
@@ -72,6 +74,7 @@ def check(
     wanted = capsule.recipe if recipe is None else find_recipe(recipe)
     if recipe is None and (wrong := _stored_otherwise(capsule, methods)):
         return Answer(tuple(wrong), (), time.perf_counter() - began)
+    compile_cache.keep(place)
     with hushed():
         pipe = load_artifact(found, wanted, place) if recipe is None else load_pipeline(found, wanted, place)
         findings, notes = compared(capsule, pipe, steps=steps)
@@ -166,11 +169,16 @@ def _files(capsule: Capsule, found: Model, artifact: bool) -> list[str]:
 
 
 def _notes(capsule: Capsule, here: Fingerprint, exact: bool, steps: int | None) -> list[str]:
-    notes = [f"the capsule does without {said}" for said in capsule.left_out]
-    if not (exact and capsule.exact_int8):
-        where = "this machine" if capsule.exact_int8 else "the publisher's machine"
+    notes = []
+    if capsule.fingerprint.gpu != here.gpu:
         notes.append(
-            f"int8 products saturate on {where}: what the parts give is judged loosely, single layers are not"
+            f"published on {machine_in_words(capsule.fingerprint)}, checked on {machine_in_words(here)}"
+        )
+    notes += [f"the capsule does without {said}" for said in capsule.left_out]
+    if not (exact and capsule.exact_int8):
+        whose = "this machine" if capsule.exact_int8 else "the publisher's machine"
+        notes.append(
+            f"int8 products saturate on {whose}: what the parts give is judged loosely, single layers are not"
         )
     if steps is not None:
         notes.append(f"no case was drawn further than {steps} steps")

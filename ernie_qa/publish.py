@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa import compile_cache
 from ernie_qa.answers import answered, layers_answered
 from ernie_qa.capsule import Capsule, parse_capsule
 from ernie_qa.container import MAX_BYTES, PUBLISHED
@@ -61,18 +62,21 @@ def export(
     suite: str | None = None,
     device: str | None = None,
     cases: int = CASES,
+    most: int = MAX_BYTES - ROOM,
 ) -> Capsule:
     """A capsule of what `recipe` makes of a model: of `artifact`, or of the BF16 model quantized in memory.
 
     `bf16` is the directory of BF16's record, as a gate wrote it, or the BF16 model itself, of which `cases`
-    cases are then drawn. ErnieQAError where something is wrong or missing, CapsuleError where it cannot be
-    made small enough or what is published is not the model that BF16 is.
+    cases are then drawn. What the tensors take beyond `most` bytes is left out, what tells least first
+    (`ernie_qa.trimming`), and the capsule says so. ErnieQAError where something is wrong or missing,
+    CapsuleError where it cannot be made small enough or what is published is not the model that BF16 is.
     """
     from safetensors.torch import load, save
 
     wanted, place = find_recipe(recipe), device or visible_device()
     if not wanted.components:
         raise InputError(f"recipe {wanted.name} quantizes nothing: there is nothing to publish beside BF16")
+    compile_cache.keep(place)
     with hushed():
         teaching = _recorded(bf16, suite) if _is_record(bf16) else _drawn(bf16, suite, place, cases)
         tape = dict(sorted(load(teaching.trajectories.content()).items()))
@@ -98,8 +102,12 @@ def export(
         for name, tensor in made.items()
         if "/scheduler/" not in name and not name.startswith("ids/")
     }
-    kept, left_out = trimmed(tape | published, MAX_BYTES - ROOM)
+    kept, left_out = trimmed(tape | published, most)
     drawn = tuple(case.id for case in teaching.suite.cases if f"{case.id}/scheduler/sigmas" in kept)
+    if sum(name.endswith("/scheduler/sigmas") for name in tape) > len(drawn):
+        # shares of calls are compared: those of a case that is not in the capsule must not count
+        with hushed(), counted(pipe, parts):
+            answered(pipe, teaching.suite, kept, teaching.words)
     capsule = Capsule(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=teaching.identity,

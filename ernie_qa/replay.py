@@ -85,8 +85,8 @@ def other_ids(pipe: ErnieImagePipeline, suite: Suite, tape: Tape) -> dict[str, l
 def fed(
     tape: Tape, case: str, part: str, call: int, inputs: Mapping[str, Any], place: torch.device
 ) -> dict[str, Any]:
-    """`inputs` of that call of `part`, by name, and in their stead what BF16's was fed, on `place`; as they are
-    where `tape` does not say."""
+    """`inputs` of that call of `part`, by name, and in their stead what BF16's was fed, on `place`; as they
+    are where `tape` does not say."""
     at = f"{case}/{part}"
     names: dict[str, str] = {}
     if part == "text_encoder":

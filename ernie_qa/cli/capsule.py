@@ -106,6 +106,7 @@ def _export(options: argparse.Namespace) -> int:
         raise CapsuleError(f"{options.output}: exists already; name another file")
     if not options.output.parent.is_dir():
         raise CapsuleError(f"{options.output.parent}: no such directory")
+    from ernie_qa.capsule import machine_in_words
     from ernie_qa.publish import export
 
     capsule = export(
@@ -123,6 +124,7 @@ def _export(options: argparse.Namespace) -> int:
         raise CapsuleError(f"{options.output}: cannot be written: {problem.strerror or problem}") from None
     size = len(capsule.content) / 10**6
     print(f"{options.output}: {capsule.recipe.name} of {capsule.model.name}, {size:.1f} MB, {capsule.sha256}")
+    print(f"  made on {machine_in_words(capsule.fingerprint)}")
     for said in capsule.left_out:
         print(f"  too large to keep: {said}")
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.capsule import machine_in_words
 from ernie_qa.verdict import Status
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def lines(capsule: Capsule, answer: Answer, model: str) -> Iterator[str]:
         word = WORDS.get(finding.status, "?")
         yield f"  {word:<8} {finding.about:<8} {finding.message}"
     yield ""
+    yield f"published {capsule.created[:10]} on {machine_in_words(capsule.fingerprint)}"
     published = f"{capsule.recipe.name} of {capsule.model.name}"
     match answer.status:
         case Status.PASS:
@@ -51,6 +53,7 @@ def document(capsule: Capsule, answer: Answer, model: str) -> dict[str, Any]:
         "model": model,
         "recipe": capsule.recipe.name,
         "capsule": capsule.sha256,
+        "published_on": machine_in_words(capsule.fingerprint),
         "seconds": answer.seconds,
         "findings": [
             {**asdict(one), "status": WORDS.get(one.status, CANNOT_TELL)} for one in answer.findings

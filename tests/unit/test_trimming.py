@@ -40,8 +40,9 @@ def test_tokens_and_pixels_go_first() -> None:
 
 def test_nothing_is_left_out_unsaid_down_to_one_case() -> None:
     found, left_out = trimmed(tape(), 0)
-    assert left_out[-2:] == (
+    assert left_out[-3:] == (
         "all but the first, a middle and the last call of the transformer in one",
+        "all but one row of a layer",
         "the case two",
     )
     assert not [name for name in found if "two" in name]
@@ -50,8 +51,20 @@ def test_nothing_is_left_out_unsaid_down_to_one_case() -> None:
     }
     assert found["layers/pe/x/rows"].shape == found["published/layers/pe/x/outputs"].shape == (1, 100)
     assert found["layers/pe/x/shape"].tolist() == [1, 40, 100]
-    assert "layers/pe/x/outputs" not in found
+    # what was fed to a layer and what it gave are still the same row, and not the first
+    assert float(found["layers/pe/x/rows"][0, 0]) > 0
+    assert found["published/layers/pe/x/outputs"].equal(found["layers/pe/x/rows"])
+    # of BF16's own outputs, which no check needs, nothing is left
+    assert not {"layers/pe/x/outputs", "pe/one/logits", "one/vae/decoded"} & set(found)
     assert {"one/scheduler/sigmas", "one/vae/latents", "ids/tokenizer/one"} <= set(found)
+
+
+def test_what_no_check_needs_goes_before_steps_and_rows() -> None:
+    _, left_out = trimmed(tape(), 0)
+    order = [
+        next(at for at, said in enumerate(left_out) if word in said) for word in ("parts", "rows", "call")
+    ]
+    assert order == sorted(order)
 
 
 def test_the_middle_of_a_picture() -> None:
