@@ -18,7 +18,7 @@ from ernie_qa.errors import CapsuleError, InputError, ModelError
 from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.frozen import Frozen, freeze
-from ernie_qa.models.find import find_model
+from ernie_qa.models.find import find_model, vae_scale_factor
 from ernie_qa.parts import counted, exact_int8, parts_of
 from ernie_qa.pipeline import load_artifact, load_pipeline, provenance
 from ernie_qa.plan import visible_device
@@ -27,7 +27,7 @@ from ernie_qa.record import load_record
 from ernie_qa.replay import replayed
 from ernie_qa.rungs.components import CASES
 from ernie_qa.rungs.cost import written
-from ernie_qa.suite import find_suite
+from ernie_qa.suite import check_sizes, find_suite
 from ernie_qa.teacher import recorded
 from ernie_qa.trajectories import Trajectories
 from ernie_qa.trimming import trimmed
@@ -159,6 +159,7 @@ def _drawn(name: str, suite: str | None, place: str, cases: int) -> _Teaching:
     if cases < 1:
         raise InputError(f"{cases} cases: needed is 1 or more")
     found = find_suite(wanted)
+    check_sizes(found, vae_scale_factor(model), model.name)
     pipe = load_pipeline(model, REFERENCE, place)
     words: dict[str, str] = {}
     if found.use_pe:
