@@ -47,7 +47,9 @@ def _add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "      quantized in memory\n"
         "  ernie-qa capsule export out/bf16 quantized/ --recipe sdnq-uint4-static -o uint4.capsule\n"
         "      from BF16's record, as `ernie-qa gate --report out` wrote it, and the saved artifact\n\n"
-        "Export from what you publish: then the bytes of the quantized layers are kept too.",
+        "Export from what you publish: then the bytes of the quantized layers are held too. What\n"
+        "does not fit into 50 MB is left out, what tells least first, and said. docs/capsule.md has\n"
+        "what is in the file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -86,6 +88,9 @@ def _add_check(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "      a BF16 model, quantized in memory\n"
         "  ernie-qa capsule check uint4.capsule org/model --device cpu --steps 1\n"
         "      the full size on a CPU, one step\n\n"
+        "A pass means the published tensors, set up as published, running the published kernels, and\n"
+        "parts that give what the publisher's gave; limits: docs/capsule.md. It does not mean that\n"
+        "the recipe is good.\n\n"
         "exit codes: 0 the same, 1 differs, 2 bad input, 3 cannot tell here",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
