@@ -6,7 +6,8 @@
     │   ├── SuiteError        a suite file, or the name of one
     │   ├── ModelError        a model directory or one of its files
     │   ├── RecordError       a stored record: unreadable, edited, or of a later schema
-    │   └── BaselineError     accepted figures or pictures: damaged, edited, or not to be accepted
+    │   ├── BaselineError     accepted figures or pictures: damaged, edited, or not to be accepted
+    │   └── CapsuleError      a capsule: damaged, edited, too large, or of a later schema
     └── UnavailableError      this machine lacks something: a GPU, a package, the LPIPS weights
         └── OutOfMemoryError  a GPU's memory ran out while a pipeline was loaded
 
@@ -40,6 +41,10 @@ class RecordError(InputError):
 
 class BaselineError(InputError):
     """Accepted figures or pictures are damaged or were edited, or what is offered must not be accepted."""
+
+
+class CapsuleError(InputError):
+    """A capsule is damaged, was edited, is too large, or does not fit what it is to be compared with."""
 
 
 class UnavailableError(ErnieQAError):

@@ -75,12 +75,28 @@ def load_pipeline(
     is loaded from there, and nothing is quantized. ModelError, RecipeError or UnavailableError where
     something is wrong or missing.
     """
-    import torch
-
     found, wanted = find_model(model), find_recipe(recipe)
     stored = None if artifact is None else find_model(artifact)
     checked_options(wanted)
     check_artifact(found, wanted, stored)
+    return _opened(found, wanted, stored, device, offload)
+
+
+def load_artifact(
+    artifact: Model | str | Path, recipe: Recipe | str | Path, device: str | None = None
+) -> ErnieImagePipeline:
+    """Load what `recipe` quantized from `artifact` alone, where the BF16 model is not at hand. Its provenance
+    names the artifact as the model. `device` and errors are those of `load_pipeline`."""
+    stored, wanted = find_model(artifact), find_recipe(recipe)
+    checked_options(wanted)
+    return _opened(stored, wanted, stored, device, False)
+
+
+def _opened(
+    found: Model, wanted: Recipe, stored: Model | None, device: str | None, offload: bool
+) -> ErnieImagePipeline:
+    import torch
+
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     require_device(chosen)
     place = torch.device(chosen)

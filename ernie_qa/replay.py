@@ -82,6 +82,27 @@ def other_ids(pipe: ErnieImagePipeline, suite: Suite, tape: Tape) -> dict[str, l
     return found
 
 
+def fed(
+    tape: Tape, case: str, part: str, call: int, inputs: Mapping[str, Any], place: torch.device
+) -> dict[str, Any]:
+    """`inputs` of that call of `part`, by name, and in their stead what BF16's was fed, on `place`; as they
+    are where `tape` does not say."""
+    at = f"{case}/{part}"
+    names: dict[str, str] = {}
+    if part == "text_encoder":
+        names = {"input_ids": f"{at}/{call}/ids"}
+    elif part == "transformer" and (index := tape.get(f"{at}/{call}/text")) is not None:
+        names = {name: f"{at}/{call}/{name}" for name in ("hidden_states", "timestep")}
+        names |= {"text_bth": f"{case}/text/{int(index)}/bth", "text_lens": f"{case}/text/{int(index)}/lens"}
+    elif part == "scheduler" and call == 0:
+        names = {name: f"{at}/{name}" for name in ("model_output", "sample")}
+    elif part == "vae":
+        names = {"z": f"{at}/latents"}
+    return dict(inputs) | {
+        name: _as(tape[key], inputs.get(name)).to(place) for name, key in names.items() if key in tape
+    }
+
+
 class Replay:
     """Draws one case in which every part is fed what `tape` holds; what it found is in its figures.
 
@@ -130,26 +151,7 @@ class Replay:
         return self._tape.get(f"{self._case.id}/{name}")
 
     def _before(self, part: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        call = self._counts[part]
-        taught: dict[str, Any] = {}
-        if part == "text_encoder":
-            taught = {"input_ids": self._at(f"text_encoder/{call}/ids")}
-        elif part == "transformer" and (index := self._at(f"transformer/{call}/text")) is not None:
-            place = f"transformer/{call}"
-            taught = {name: self._at(f"{place}/{name}") for name in ("hidden_states", "timestep")}
-            taught |= {
-                "text_bth": self._at(f"text/{int(index)}/bth"),
-                "text_lens": self._at(f"text/{int(index)}/lens"),
-            }
-        elif part == "scheduler" and call == 0:
-            taught = {name: self._at(f"scheduler/{name}") for name in ("model_output", "sample")}
-        elif part == "vae":
-            taught = {"z": self._at("vae/latents")}
-        return inputs | {
-            name: _as(value, inputs.get(name)).to(self._place)
-            for name, value in taught.items()
-            if value is not None
-        }
+        return fed(self._tape, self._case.id, part, self._counts[part], inputs, self._place)
 
     def _after(self, part: str, inputs: dict[str, Any], output: Any) -> None:
         began, call = now(self._place), self._counts[part]

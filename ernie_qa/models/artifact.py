@@ -16,7 +16,7 @@ def check_artifact(model: Model, recipe: Recipe, artifact: Model | None = None) 
     hold is for the package rung to find out.
     """
     for component in model.components:
-        if (method := _method(model, component)) is not None:
+        if (method := stored_method(model, component)) is not None:
             place = model.path / component
             raise _wrong(
                 f"{place}: stored quantized by {method!r}: name the BF16 model as the model, and this one as "
@@ -35,7 +35,7 @@ def check_artifact(model: Model, recipe: Recipe, artifact: Model | None = None) 
 def _check_component(artifact: Model, component: str, recipe: Recipe) -> None:
     """ModelError where one component is stored otherwise than the recipe says."""
     place, wanted = artifact.path / component, recipe.components.get(component)
-    method = _method(artifact, component)
+    method = stored_method(artifact, component)
     if wanted is None and method is not None:
         raise _wrong(
             f"{place}: stored quantized by {method!r}, but recipe {recipe.name} leaves it in BF16: name the "
@@ -53,7 +53,7 @@ def _check_component(artifact: Model, component: str, recipe: Recipe) -> None:
         )
 
 
-def _method(model: Model, component: str) -> str | None:
+def stored_method(model: Model, component: str) -> str | None:
     """What quantized the stored component; None for a plain one, and for one that holds no weights."""
     if not (model.path / component / "config.json").is_file():
         return None
