@@ -50,7 +50,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "model", metavar="MODEL", help="a shipped name, a diffusers directory or a hub id, in BF16"
     )
     quantize.add_argument("--recipe", required=True, metavar="R", help="a shipped name or a TOML file")
-    quantize.add_argument("--output", required=True, type=Path, metavar="DIR", help="a new or empty directory")
+    quantize.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="a new or empty directory"
+    )
     quantize.add_argument(
         "--overwrite",
         action="store_true",
@@ -64,7 +66,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="SUITE",
         help="whose steps and guidance to recommend (the one that the model names, else none)",
     )
-    quantize.add_argument("--json", action="store_true", help="print the result as JSON, in bytes and seconds")
+    quantize.add_argument(
+        "--json", action="store_true", help="print the result as JSON, in bytes and seconds"
+    )
     quantize.set_defaults(run=_quantize)
 
 
@@ -137,7 +141,9 @@ def lines(found: Quantized, model: str, recipe: str) -> Iterator[str]:
 
 
 def _row(name: str, before: int, after: int, how: str) -> str:
-    return f"{name:<12} {before:>14,} B {after:>14,} B {1 - after / max(before, 1):>8.2%} less  {how}".rstrip()
+    return (
+        f"{name:<12} {before:>14,} B {after:>14,} B {1 - after / max(before, 1):>8.2%} less  {how}".rstrip()
+    )
 
 
 def _gib(size: int) -> str:

@@ -1,4 +1,4 @@
-"""Quantizing a model to a directory: what a recipe does in memory, as an artifact that loads without ernie_qa.
+"""Quantizing a model to a directory: what a recipe does in memory, as an artifact that others can load.
 
 Component by component: one is loaded, quantized and written before the next one is loaded, so that memory
 holds the largest at most. What is written stays where the work is interrupted, see `ernie_qa.quantize.parts`.
@@ -27,7 +27,7 @@ from ernie_qa.quantize.metadata import described, versions, write_metadata
 from ernie_qa.quantize.needed import estimate, size_of
 from ernie_qa.quantize.parts import PARTIAL, Part, Parts
 from ernie_qa.quantizers import ComponentSource, checked_options, find_quantizer
-from ernie_qa.recipe import QUANTIZABLE, Recipe, find_recipe
+from ernie_qa.recipe import Recipe, find_recipe
 from ernie_qa.suite import Suite, find_suite
 from ernie_qa.toml_input import one_line
 
@@ -78,11 +78,11 @@ def quantize(
 ) -> Quantized:
     """Write `model` as `recipe` quantizes it to `directory`, all or nothing.
 
-    `device` is "cuda" where there is one, else "cpu". `suite` is where the recommended steps and guidance come
-    from, else the one that the model names. With `overwrite`, `directory` may be a model directory, which
-    stays until the new one is whole. InputError where something given is wrong, UnavailableError where the
-    device, the disk or a quantizer is not to be had; what was done by then is kept beside `directory`, and the
-    same call goes on there.
+    `device` is "cuda" where there is one, else "cpu". `suite` is where the recommended steps and guidance
+    come from, else the one that the model names. With `overwrite`, `directory` may be a model directory,
+    which stays until the new one is whole. InputError where something given is wrong, UnavailableError where
+    the device, the disk or a quantizer is not to be had; what was done by then is kept beside `directory`,
+    and the same call goes on there.
     """
     began = time.monotonic()
     import torch
@@ -95,9 +95,11 @@ def quantize(
     found = find_model(model)
     _check_apart(found, Path(directory))
     check_artifact(found, wanted)
-    sampling = find_suite(suite or found.suite) if suite or found.suite else None
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    require_device(str(place))
+    named = suite or found.suite
+    sampling = find_suite(named) if named else None
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    require_device(chosen)
+    place = torch.device(chosen)
     for name in sorted(set(wanted.components.values())):
         if place.type not in find_quantizer(name).DEVICES:
             raise UnavailableError(f"recipe {wanted.name}: {name} does not run on {place.type}")
@@ -242,4 +244,3 @@ def _os_errors() -> Iterator[None]:
         if number := _OS_ERROR.search(str(problem)):
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from problem
         raise OSError(errno.EIO, str(problem)) from problem
-

@@ -24,9 +24,7 @@ _LIBRARIES = ("diffusers", "transformers", "safetensors", "torch")
 
 def versions(recipe: Recipe) -> dict[str, str]:
     """The releases that decide what is written: of the libraries, and of the recipe's quantizers."""
-    packages = {
-        package for name in recipe.components.values() for package in find_quantizer(name).PACKAGES
-    }
+    packages = {package for name in recipe.components.values() for package in find_quantizer(name).PACKAGES}
     found = {}
     for package in sorted(packages | set(_LIBRARIES)):
         try:
@@ -63,8 +61,8 @@ def write_metadata(
             "kept": [one for one in model.components if one not in recipe.components],
             "versions": versions(recipe),
         }
-        for file, content in find_quantizer(name).metadata(options[name], facts).items():
-            _write(place / file, content)
+        for title, content in find_quantizer(name).metadata(options[name], facts).items():
+            _write(place / title, content)
     _write(place / RUNTIME, runtime(model, recipe, options, suite))
     if model.manifest:
         _write(place / "ernie_qa.json", _manifest(model, recipe))

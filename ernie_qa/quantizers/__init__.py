@@ -125,8 +125,10 @@ class Quantizer(Protocol):
         which its result is put, with its `arguments`, or None."""
 
     def metadata(self, options: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The files that belong beside `model_index.json`: name -> JSON value. `facts` are the base model, the
-        recipe, the components `quantized` by it and `kept`, and `versions`."""
+        """The files that belong beside `model_index.json`: name -> JSON value.
+
+        `facts` are the base model, the recipe, the components `quantized` by it and `kept`, and `versions`.
+        """
 
     def config_flag(self, module: "Module") -> Mapping[str, Any]:
         """What the component's own configuration claims; empty where it has none."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 if TYPE_CHECKING:
     from torch.nn import Module
 
@@ -31,5 +30,5 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 def bits_per_weight(layer: Module, weights: int) -> float:
     """Bits of all that `layer`, of so many weights, stores, for each of them."""
-    sizes = (tensor.numel() * tensor.element_size() for tensor in layer.state_dict().values())
-    return 8 * sum(sizes) / weights
+    size: int = sum(tensor.numel() * tensor.element_size() for tensor in layer.state_dict().values())
+    return 8 * size / weights
