@@ -94,7 +94,7 @@ def load_pipeline(
             raise UnavailableError(
                 f"recipe {wanted.name}: {component}: the quantizer {quantizer} does not run on {place.type}"
             )
-    _import_classes(found)
+    import_classes(found)
     for quantizer in set(wanted.components.values()):
         find_quantizer(quantizer).prepare(place.type)
     open_window(place)
@@ -168,7 +168,7 @@ def classes(model: Model) -> dict[str, tuple[str, str]]:
     return {name: index[name] for name in model.components}
 
 
-def _import_classes(model: Model) -> None:
+def import_classes(model: Model) -> None:
     """Have the libraries import what they do when first asked: in a new process it takes longer than loading,
     and is no part of it."""
     from diffusers import ErnieImagePipeline  # noqa: F401

@@ -7,7 +7,6 @@ holds the largest at most. What is written stays where the work is interrupted, 
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import re
 import time
@@ -22,7 +21,7 @@ from ernie_qa.meter import open_window, peak_resident, peaks, require_device
 from ernie_qa.models.artifact import check_artifact
 from ernie_qa.models.find import Model, find_model
 from ernie_qa.models.place import Terms, check_new, unfinished
-from ernie_qa.pipeline import classes, told_in_one_line
+from ernie_qa.pipeline import classes, import_classes, told_in_one_line
 from ernie_qa.quantize.metadata import described, versions, write_metadata
 from ernie_qa.quantize.needed import estimate, size_of
 from ernie_qa.quantize.parts import PARTIAL, Part, Parts
@@ -104,6 +103,7 @@ def quantize(
         if place.type not in find_quantizer(name).DEVICES:
             raise UnavailableError(f"recipe {wanted.name}: {name} does not run on {place.type}")
         find_quantizer(name).prepare(place.type)
+    import_classes(found)
     parts = Parts(described(found, wanted, place.type, versions(wanted)))
     work = _Work(found, wanted, options, place, parts, progress)
     resumed: tuple[str, ...] = ()
@@ -163,10 +163,12 @@ class _Work:
             if any(part.name == name for part in self._parts.of(hidden)):
                 self._done += self._before[name]
                 continue
-            began = time.monotonic()
-            open_window(self._place)
+            began, allocated = time.monotonic(), None
             if name in self._recipe.components:
+                # the one before is collected here
+                open_window(self._place)
                 self._quantize(name, hidden)
+                allocated = peaks(self._place)["allocated"]
             else:
                 self._copy(name, hidden)
             part = Part(
@@ -175,7 +177,7 @@ class _Work:
                 before=self._before[name],
                 after=size_of(hidden / PARTIAL),
                 seconds=round(time.monotonic() - began, 3),
-                peak_allocated=peaks(self._place)["allocated"],
+                peak_allocated=allocated,
                 peak_resident=peak_resident(),
             )
             self._parts.add(hidden, part)
@@ -192,8 +194,6 @@ class _Work:
             module = quantizer.load(source, options)
         self._tell(f"{name}: writing", self._before[name] // 2)
         quantizer.save(module, hidden / PARTIAL, options)
-        del module
-        gc.collect()
 
     def _copy(self, name: str, hidden: Path) -> None:
         """The component's files, byte by byte: never a link, which would change with the model's."""

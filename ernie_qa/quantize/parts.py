@@ -24,8 +24,8 @@ _LIST = "parts.json"
 class Part:
     """One component: its `quantizer`, None where it was copied, bytes of its files, and what making it took.
 
-    `peak_allocated` is what torch held at most on the GPU meanwhile, None on a CPU; `peak_resident` what the
-    process had held in main memory until then, mapped files included.
+    `peak_allocated` is what torch held at most on the GPU meanwhile, None on a CPU and for a copy;
+    `peak_resident` what the process had held in main memory until then, mapped files included.
     """
 
     name: str
