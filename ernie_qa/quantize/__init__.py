@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.errors import InputError, RecipeError, UnavailableError
+from ernie_qa.errors import InputError, ModelError, RecipeError, UnavailableError
 from ernie_qa.meter import open_window, peak_resident, peaks, require_device
 from ernie_qa.models.artifact import check_artifact
 from ernie_qa.models.find import Model, find_model
@@ -113,8 +113,7 @@ def quantize(
         work.run(hidden)
         done = parts.of(hidden)
         write_metadata(hidden, found, wanted, options, sampling)
-        check_artifact(found, wanted, find_model(hidden))
-        parts.forget(hidden)
+        _check_whole(hidden, Path(directory), found, wanted, parts)
     allocated = [part.peak_allocated for part in done if part.peak_allocated is not None]
     return Quantized(
         directory=Path(directory),
@@ -198,6 +197,7 @@ class _Work:
     def _copy(self, name: str, hidden: Path) -> None:
         """The component's files, byte by byte: never a link, which would change with the model's."""
         source, copied = self._model.path / name, 0
+        (hidden / PARTIAL).mkdir()
         for file in sorted(source.rglob("*")):
             target = hidden / PARTIAL / file.relative_to(source)
             if file.is_dir():
@@ -231,6 +231,19 @@ def _check_apart(model: Model, directory: Path) -> None:
         raise InputError(
             one_line(f"{directory}: holds the model {model.path}, or is in it; name a directory elsewhere")
         )
+
+
+def _check_whole(hidden: Path, directory: Path, model: Model, recipe: Recipe, parts: Parts) -> None:
+    """Forget which parts are done, for all are; UnavailableError where they do not read back, as after a
+    power cut: then too, or every later run would meet the same."""
+    try:
+        check_artifact(model, recipe, find_model(hidden))
+    except ModelError as problem:
+        # what to do about a model that was fetched comes after the last semicolon
+        what = str(problem).replace(str(hidden), str(directory)).rpartition("; ")[0] or str(problem)
+        raise UnavailableError(f"{what}; it was not written as it should be: run it again") from None
+    finally:
+        parts.forget(hidden)
 
 
 @contextmanager

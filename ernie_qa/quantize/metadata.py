@@ -57,7 +57,7 @@ def write_metadata(
     for name in sorted(set(recipe.components.values())):
         facts = {
             **_base(model, recipe),
-            "quantized": [one for one, by in recipe.components.items() if by == name],
+            "quantized": _quantized(model, recipe, name),
             "kept": [one for one in model.components if one not in recipe.components],
             "versions": versions(recipe),
         }
@@ -74,11 +74,12 @@ def runtime(
     """The recommendations for running it, as JSON values."""
     loading = {}
     for name in sorted(set(recipe.components.values())):
-        components = [one for one, by in recipe.components.items() if by == name]
+        components = _quantized(model, recipe, name)
         loading[name] = {"components": components, **find_quantizer(name).loading(options[name])}
     return {
         "schema": SCHEMA,
         **_base(model, recipe),
+        "made_with": versions(recipe),
         "loading": {"dtype": "bfloat16", "quantizers": loading},
         "memory": {
             # pytorch issue 123548: each of the two alone is sound
@@ -99,6 +100,11 @@ def runtime(
             "use_pe": suite.use_pe,
         },
     }
+
+
+def _quantized(model: Model, recipe: Recipe, quantizer: str) -> list[str]:
+    """The components of the model that `quantizer` quantizes."""
+    return [name for name, by in recipe.components.items() if by == quantizer and name in model.components]
 
 
 def _base(model: Model, recipe: Recipe) -> dict[str, Any]:

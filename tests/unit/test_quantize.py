@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import resource
 import shutil
 import signal
@@ -402,6 +403,22 @@ def test_what_another_recipe_left_is_of_no_use(
     assert (tmp_path / HIDDEN / "pe").is_dir()
     found = quantize(tiny_model, NF4, tmp_path / "new", device="cpu")
     assert found.resumed == ()
+    assert contents(tmp_path / "new") == contents(whole[NF4])
+
+
+def test_what_does_not_read_back_is_not_kept(
+    tmp_path: Path, tiny_model: Path, whole: dict[str, Path]
+) -> None:
+    stop = stop_at("transformer: quantizing", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        quantize(tiny_model, NF4, tmp_path / "new", device="cpu", progress=stop)
+    weights = tmp_path / HIDDEN / "pe" / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1)
+    refused(
+        UnavailableError, "new/pe/model.safetensors: truncated.* run it", tiny_model, NF4, tmp_path / "new"
+    )
+    assert not list(tmp_path.iterdir())
+    assert quantize(tiny_model, NF4, tmp_path / "new", device="cpu").resumed == ()
     assert contents(tmp_path / "new") == contents(whole[NF4])
 
 
