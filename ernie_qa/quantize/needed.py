@@ -7,9 +7,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ernie_qa.errors import ModelError
 from ernie_qa.models.find import Model
 from ernie_qa.quantizers import find_quantizer
 from ernie_qa.recipe import Recipe
+from ernie_qa.toml_input import read_json
 
 BESIDE = 64 * 2**20
 """Bytes that must be free beyond the estimate, for configurations and the file system's own share."""
@@ -33,7 +35,7 @@ def estimate(
     """About how many bytes the `components` of `model` take when `recipe` has quantized them, and `BESIDE`.
 
     From the shapes in the headers of its safetensors, and the bits that each quantizer says it needs for a
-    weight. A disk that passes this may still fill up; one that fails it certainly would.
+    weight. It is within some per cent of a large model's true size: a disk that passes may still fill up.
     """
     total = BESIDE
     for component in components:
@@ -42,17 +44,22 @@ def estimate(
             total += size_of(folder)
             continue
         bits = find_quantizer(name).stored_bits(device, options[name])
-        total += sum(_stored(file, bits, options[name]) for file in sorted(folder.glob("*.safetensors")))
+        tied = read_json(folder / "config.json", ModelError).frozen().get("tie_word_embeddings")
+        files = sorted(folder.glob("*.safetensors"))
+        total += sum(_stored(file, bits, options[name], tied is True) for file in files)
     return total
 
 
-def _stored(file: Path, bits: float, options: Mapping[str, Any]) -> int:
+def _stored(file: Path, bits: float, options: Mapping[str, Any], tied: bool) -> int:
     from safetensors import safe_open
 
     excepted = (*_UNTOUCHED, *options.get("modules_to_not_convert", ()))
     total = 0.0
     with safe_open(file, framework="numpy") as opened:
         for name in opened.keys():  # noqa: SIM118
+            if tied and name.startswith("lm_head."):
+                # the original may hold the embedding twice; what is loaded and saved has it once
+                continue
             shape = opened.get_slice(name).get_shape()
             matrix = len(shape) == 2 and not any(part in name for part in excepted)
             # what is not quantized is loaded, and stored, in BF16

@@ -18,6 +18,7 @@ import pytest
 from ernie_qa.cli import main
 from ernie_qa.errors import ErnieQAError, InputError, ModelError, RecipeError, UnavailableError
 from ernie_qa.models.find import find_model
+from ernie_qa.models.replica import write_replica
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quantize import quantize
 from ernie_qa.quantize.needed import BESIDE, estimate, size_of
@@ -285,9 +286,17 @@ def test_a_process_killed_while_it_replaced_leaves_the_old_one(
 # --- the disk ---
 
 
-@pytest.mark.parametrize("recipe", [QMM, INT8, NF4])
-def test_the_estimate_is_about_right(tmp_path: Path, recipe: str) -> None:
-    model, wanted = find_model("mini"), find_recipe(recipe)
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The full size shrunken: its prompt enhancer holds the embedding twice, and loads tied."""
+    return write_replica(tmp_path_factory.mktemp("replica") / "small", scale=0.1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "source"), [(QMM, "mini"), (INT8, "mini"), (QMM, "replica"), (NF4, "replica")]
+)
+def test_the_estimate_is_about_right(tmp_path: Path, replica: Path, recipe: str, source: str) -> None:
+    model, wanted = find_model(replica if source == "replica" else source), find_recipe(recipe)
     place = quantize(model, recipe, tmp_path / "new", device="cpu").directory
     for name in model.components:
         about = estimate(model, wanted, checked_options(wanted), "cpu", [name]) - BESIDE
