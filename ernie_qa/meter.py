@@ -117,15 +117,15 @@ def peaks(device: torch.device) -> dict[str, int | None]:
             "driver": total - free,
             "resident": None,
         }
+    return {"allocated": None, "reserved": None, "driver": None, "resident": peak_resident()}
+
+
+def peak_resident() -> int:
+    """Bytes of main memory that the process held at most since it started, pages of mapped files included."""
     import resource
 
     # Linux counts in KiB
-    return {
-        "allocated": None,
-        "reserved": None,
-        "driver": None,
-        "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def physical(device: torch.device) -> int | None:

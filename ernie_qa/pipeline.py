@@ -34,6 +34,9 @@ TEACHER = (
 """What the prompt enhancer is fed where a suite does not use it: more than 32 tokens in any tokenizer, fewer
 than 32 of which would leave its quantized kernels unused."""
 
+KEEP_OUT = "keep its components in main memory: --offload, --ernie-offload"
+"""What else to do where a pipeline does not fit on a GPU."""
+
 _OUT_OF_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 """What torch's allocator says, and libraries that allocate past it."""
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): .+", re.MULTILINE)
@@ -107,20 +110,21 @@ def _opened(
             raise UnavailableError(
                 f"recipe {wanted.name}: {component}: the quantizer {quantizer} does not run on {place.type}"
             )
-    _import_classes(found)
+    import_classes(found)
     for quantizer in set(wanted.components.values()):
         find_quantizer(quantizer).prepare(place.type)
     open_window(place)
     began = now(place)
-    with _told_in_one_line(stored or found):
+    with told_in_one_line(stored or found):
         pipe = _load(stored or found, wanted, place, offload)
     setattr(pipe, _PROVENANCE, Provenance(found, wanted, now(place) - began, peaks(place), offload, stored))
     return pipe
 
 
 @contextmanager
-def _told_in_one_line(model: Model) -> Iterator[None]:
-    """ModelError for what the libraries raise over files that do not fit, OutOfMemoryError for memory."""
+def told_in_one_line(model: Model, remedy: str = KEEP_OUT) -> Iterator[None]:
+    """ModelError for what the libraries raise over files that do not fit, OutOfMemoryError, with what to do
+    about it, for memory."""
     import torch
     from safetensors import SafetensorError
 
@@ -131,8 +135,7 @@ def _told_in_one_line(model: Model) -> Iterator[None]:
             said = _cause(problem, log)
             if isinstance(problem, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(f"{problem}\n{said}"):
                 raise OutOfMemoryError(
-                    f"{model.path}: not enough GPU memory to load it: {said}; free some, or keep its "
-                    "components in main memory: --offload, --ernie-offload"
+                    f"{model.path}: not enough GPU memory to load it: {said}; free some, or {remedy}"
                 ) from problem
             raise ModelError(
                 f"{model.path}: cannot be loaded: {said}; look at its files and config.json"
@@ -162,12 +165,12 @@ def _cause(problem: Exception, log: Iterable[str]) -> str:
 
 def _load(model: Model, recipe: Recipe, place: torch.device, offload: bool) -> ErnieImagePipeline:
     options = checked_options(recipe)
-    classes = _classes(model)
+    named = classes(model)
     quantized: dict[str, Any] = {}
     for component in QUANTIZABLE:
-        if component not in classes:
+        if component not in named:
             continue
-        library, class_name = classes[component]
+        library, class_name = named[component]
         source = ComponentSource(model.path, component, library, class_name, str(place))
         if component in recipe.components:
             name = recipe.components[component]
@@ -175,18 +178,18 @@ def _load(model: Model, recipe: Recipe, place: torch.device, offload: bool) -> E
     return _assemble(model, quantized, place, offload)
 
 
-def _classes(model: Model) -> dict[str, tuple[str, str]]:
+def classes(model: Model) -> dict[str, tuple[str, str]]:
     """Component -> library and class, from `model_index.json`."""
     index = read_json(model.path / "model_index.json", ModelError).frozen()
     return {name: index[name] for name in model.components}
 
 
-def _import_classes(model: Model) -> None:
+def import_classes(model: Model) -> None:
     """Have the libraries import what they do when first asked: in a new process it takes longer than loading,
     and is no part of it."""
     from diffusers import ErnieImagePipeline  # noqa: F401
 
-    for library, name in _classes(model).values():
+    for library, name in classes(model).values():
         getattr(import_module(library), name, None)
 
 

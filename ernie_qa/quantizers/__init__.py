@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "ernie_qa.quantizers"
-_SHARED = ("layers", "watching")
+_SHARED = ("layers", "saving", "watching")
 """What stands beside the quantizers and is none."""
 
 
@@ -108,6 +108,27 @@ class Quantizer(Protocol):
 
     def load(self, source: ComponentSource, options: Mapping[str, Any]) -> "Module":
         """The component, quantized, the rest of it in BF16, on its device, ready to run."""
+
+    def save(self, module: "Module", folder: Path, options: Mapping[str, Any]) -> None:
+        """Write the component that `load` gave to a new `folder`, as its library loads it without ernie_qa.
+
+        Its configuration claims what was applied, and names no device or path of this machine. Call it before
+        the first forward. OSError, SafetensorError or RuntimeError where it cannot be written.
+        """
+
+    def stored_bits(self, device: str, options: Mapping[str, Any]) -> float:
+        """Bits that a weight of a large layer takes on disk, its scales included: the quantizer is asked."""
+
+    def loading(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What it takes to load a stored component without ernie_qa, as JSON values: `import_first`, the
+        packages to import before, and `after_loading`, the `function` to call on each component, in place of
+        which its result is put, with its `arguments`, or None."""
+
+    def metadata(self, options: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The files that belong beside `model_index.json`: name -> JSON value.
+
+        `facts` are the base model, the recipe, the components `quantized` by it and `kept`, and `versions`.
+        """
 
     def config_flag(self, module: "Module") -> Mapping[str, Any]:
         """What the component's own configuration claims; empty where it has none."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ModelError
 from ernie_qa.quantizers import ComponentSource, stored_quantization
 from ernie_qa.quantizers.layers import LayerState, dtype_name
+from ernie_qa.quantizers.saving import ONE_FILE, bits_per_weight, edit_config
 from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, watching
 from ernie_qa.toml_input import Table
 
@@ -71,6 +73,32 @@ def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     with _diffusers_on_cpu() if on_cpu else nullcontext():
         module: Module = source.cls.from_pretrained(source.path, **kwargs)
     return module.eval()
+
+
+def save(module: Module, folder: Path, options: Mapping[str, Any]) -> None:
+    """`save_pretrained`, past diffusers' demand for a GPU."""
+    live: Any = module
+    with _diffusers_on_cpu():
+        live.save_pretrained(folder, max_shard_size=ONE_FILE)
+    edit_config(folder)
+
+
+def stored_bits(device: str, options: Mapping[str, Any]) -> float:
+    """Of a layer of 1024 × 1024, which bitsandbytes is asked to quantize."""
+    return bits_per_weight(_probe(options, device, 1024), 1024 * 1024)
+
+
+def loading(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The libraries know it themselves."""
+    return {"import_first": [], "after_loading": None}
+
+
+def metadata(options: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was done to which component, as `BitsAndBytesConfig` names it."""
+    flags = {name: options[key] for key, name in _FLAGS.items()}
+    left = list(options["modules_to_not_convert"])
+    settings = {"quant_method": NAME, "load_in_4bit": True, **flags, "llm_int8_skip_modules": left}
+    return {"quantization_metadata.json": {"schema": 1, **settings, **facts}}
 
 
 def config_flag(module: Module) -> Mapping[str, Any]:
@@ -272,14 +300,14 @@ def _double_quant(state: Any) -> bool:
     return bool(state.original_nested if repacked else state.nested)
 
 
-def _probe(options: Mapping[str, Any], device: str) -> Any:
+def _probe(options: Mapping[str, Any], device: str, width: int = 64) -> Any:
     import torch
 
     # a new layer draws its weights: not from the random numbers of what is being observed
     with torch.random.fork_rng(devices=[]):
         layer = _linear4bit()(
-            64,
-            64,
+            width,
+            width,
             bias=False,
             compute_dtype=_torch_dtype(options["compute_dtype"]),
             compress_statistics=options["double_quant"],

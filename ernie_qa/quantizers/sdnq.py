@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ModelError
 from ernie_qa.quantizers import ComponentSource, stored_quantization
 from ernie_qa.quantizers.layers import LayerState, dtype_name
+from ernie_qa.quantizers.saving import ONE_FILE, bits_per_weight, edit_config, write_json
 from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, watching
 from ernie_qa.toml_input import Table
 
@@ -32,6 +34,9 @@ DEVICES = frozenset({"cpu", "cuda"})
 
 _DTYPE = re.compile(r"u?int[1-8]|fp[1-8]|float[1-8]_e\dm\d(fn|fnu)?|float8_e5m2")
 _DTYPE_RULE = "a type as SDNQ names it, of at most 8 bits: uint4, int8, float8_e4m3fn"
+CONFIG_FILE = "quantization_config.json"
+"""What sdnq calls it."""
+
 _FLAGS = ("weights_dtype", "use_quantized_matmul")
 _MATMUL = ("int8", "uint8", "float8_e4m3fn", "float16")
 _FEW_ROWS = 32
@@ -110,6 +115,37 @@ def load(source: ComponentSource, options: Mapping[str, Any]) -> Module:
     module: Module = source.cls.from_pretrained(source.path, **kwargs)
     module = apply_sdnq_options_to_model(module, use_quantized_matmul=options["use_quantized_matmul"])
     return module.to(source.device).eval()
+
+
+def save(module: Module, folder: Path, options: Mapping[str, Any]) -> None:
+    """`save_pretrained`, and the configuration as it was applied, in `config.json` and in SDNQ's own
+    `quantization_config.json`: diffusers keeps a dict of what it was before."""
+    live: Any = module
+    live.save_pretrained(folder, max_shard_size=ONE_FILE)
+    config = _stored_config(live.quantization_config)
+    edit_config(folder, quantization_config=config)
+    write_json(folder / CONFIG_FILE, config)
+
+
+def stored_bits(device: str, options: Mapping[str, Any]) -> float:
+    """Of a layer of 4096 × 64, which SDNQ is asked to quantize."""
+    return bits_per_weight(_probe(4096, 64, options, device), 4096 * 64)
+
+
+def loading(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`import sdnq` registers it; its switch is to be set on each component whatever was stored."""
+    return {
+        "import_first": ["sdnq"],
+        "after_loading": {
+            "function": "sdnq.loader.apply_sdnq_options_to_model",
+            "arguments": {"use_quantized_matmul": options["use_quantized_matmul"]},
+        },
+    }
+
+
+def metadata(options: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration for the whole pipeline, where sdnq's own `save_sdnq_model` puts it."""
+    return {CONFIG_FILE: _stored_config(_config(options))}
 
 
 def config_flag(module: Module) -> Mapping[str, Any]:
@@ -203,6 +239,13 @@ def _config(options: Mapping[str, Any]) -> Any:
     return SDNQConfig(
         **{key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     )
+
+
+def _stored_config(config: Any) -> dict[str, Any]:
+    """`config` as JSON values that are the same on every machine and in every process."""
+    values = {**config.to_dict(), "quantization_device": None, "return_device": None}
+    # SDNQ makes lists of sets, and those have no order
+    return {key: sorted(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _kernel_functions() -> list[tuple[Any, str]]:

@@ -14,8 +14,8 @@ from typing import Any
 
 from ernie_qa.errors import InputError
 from ernie_qa.models.find import MANIFEST_SCHEMA
+from ernie_qa.models.place import Terms, unfinished
 from ernie_qa.models.replica.architecture import modules, others
-from ernie_qa.models.replica.place import unfinished
 from ernie_qa.models.replica.stored import File, files_of
 from ernie_qa.models.replica.values import SEED_LIMIT, Values
 
@@ -60,7 +60,8 @@ def write_replica(
     weighted = modules(scale)
     plan = _plan(weighted)
     needed = sum(file.size for files in plan.values() for file in files) + BESIDE
-    with unfinished(Path(directory), needed) as place:
+    terms = Terms(smaller="write a smaller one with --scale")
+    with unfinished(Path(directory), lambda hidden: needed, terms) as place:
         versions = _save_configuration({**weighted, **others(scale)}, place)
         _write_weights(plan, place, seed, progress)
         _write_manifest(place, scale, seed, versions)
