@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ MB = 10**6
 class Row:
     """One figure of both records in words; `change` is how B differs, or what is in the way of saying so.
 
-    `verdict` is "better", "worse", "same", "not comparable" or "missing".
+    `verdict` is "better", "worse", "same", "recorded", "not comparable" or "missing".
     """
 
     name: str
@@ -71,7 +71,7 @@ def compare(a: Record, b: Record) -> Comparison:
     ]
     left, right = _figures(a), _figures(b)
     rows = tuple(
-        _row(name, left.get(name), right.get(name), reasons, _obstacle(a, b, name, alike))
+        _row(name, left.get(name), right.get(name), reasons, _obstacle(a, b, name), _on_cpu(a, name))
         for name in dict.fromkeys((*left, *right))
     )
     theirs = {picture.case: picture.sha256 for picture in a.pictures}
@@ -115,10 +115,15 @@ def _figures(record: Record) -> dict[str, Tracked]:
             found["cost.latency"] = Tracked("cost.latency", seconds, "lower", "s")
         if peak is not None:
             found["cost.peak_resident"] = Tracked("cost.peak_resident", float(peak), "lower", "B")
-    return {name: replace(one, definition=one.definition) for name, one in found.items()}
+    return found
 
 
-def _obstacle(a: Record, b: Record, name: str, alike: bool) -> str:
+def _on_cpu(a: Record, name: str) -> bool:
+    """Whether a figure is time or memory on a CPU, which nobody judges."""
+    return a.fingerprint.gpu is None and name.startswith(f"{cost.NAME}.")
+
+
+def _obstacle(a: Record, b: Record, name: str) -> str:
     """What keeps one figure from being compared though model and suite are the same."""
     if name.startswith(f"{cost.NAME}."):
         machines = [one.fingerprint.gpu or one.fingerprint.cpu for one in (a, b)]
@@ -128,7 +133,7 @@ def _obstacle(a: Record, b: Record, name: str, alike: bool) -> str:
 
 
 def _row(
-    name: str, a: Tracked | None, b: Tracked | None, reasons: tuple[str, ...], obstacle: str
+    name: str, a: Tracked | None, b: Tracked | None, reasons: tuple[str, ...], obstacle: str, recorded: bool
 ) -> Row:
     if a is None or b is None:
         where = "A" if a is None else "B"
@@ -144,8 +149,10 @@ def _row(
         return Row(name, *pair, why, "not comparable")
     if a.value == b.value:
         return Row(name, *pair, "same", "same")
-    verdict = "better" if (b.value < a.value) == (a.better == "lower") else "worse"
     share = f" ({(b.value - a.value) / abs(a.value):+.1%})" if a.value else ""
+    if recorded:
+        return Row(name, *pair, f"recorded, not judged{share}", "recorded")
+    verdict = "better" if (b.value < a.value) == (a.better == "lower") else "worse"
     return Row(name, *pair, f"{verdict}{share}", verdict)
 
 

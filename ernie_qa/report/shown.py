@@ -71,8 +71,8 @@ def of_session(session: Session) -> tuple[Shown, ...]:
 def from_disk(places: Iterable[Path], recipes: Sequence[str | Path] = ()) -> tuple[Shown, ...]:
     """The records in `places`: each the directory of one, or one that `--report` wrote, with all of them.
 
-    The verdict is the one that `verdict.json` beside the record holds. Without one the record is judged again,
-    by the recipe of its name among `recipes` and the shipped ones; without that either it is not comparable.
+    The verdict is the one that `verdict.json` beside the record holds. Without one it is judged again, by the
+    recipe of its name among `recipes` and the shipped ones; without that either it is not comparable.
     RecordError where a place holds no record, or verdict.json is damaged; RecipeError for a wrong recipe.
     """
     given = {recipe.name: recipe for recipe in map(find_recipe, recipes)}

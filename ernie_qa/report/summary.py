@@ -101,9 +101,8 @@ def _lines(shown: Sequence[Shown], broken: Sequence[str]) -> Iterator[str]:
         yield f"**{escaped(one.label)}**"
         yield ""
         yield from map(_message, told[:MESSAGES])
-        if left := len(told) - MESSAGES + found.unsaid:
-            if left > 0:
-                yield f"- and {left} more"
+        if len(told) > MESSAGES:
+            yield "- and more, which the report holds"
 
 
 def _message(said: Said) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,14 +51,25 @@ def write_page(
         lstrip_blocks=True,
     )
     # of one budget: a page about many records must not outgrow a reader
-    room = max(12, 480 // max(1, len(shown)))
+    room = max(12, 360 // max(1, len(shown)))
+    order = (Status.FAIL, Status.NOT_COMPARABLE, Status.PASS, Status.NOT_APPLICABLE)
+    if comparison is None:
+        shown = sorted(shown, key=lambda one: order.index(one.verdict.status))
     style, script = _asset("style.css"), _asset("page.js")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         found = [triplets.of(one, directory, suite, most, comparison) for one in shown]
+        # what a reader sees without opening anything: what failed, or else the first pair there is
+        pairs = [one for one, pictures in zip(shown, found, strict=True) if pictures.paired]
+        first = pairs[0] if pairs and status_of(shown) is not Status.FAIL else None
         page = templates.get_template("page.html").render(
             arms=[
-                {"shown": one, "ladder": ladder.ladder(one.verdict, room), "triplets": pictures}
+                {
+                    "shown": one,
+                    "ladder": ladder.ladder(one.verdict, room),
+                    "triplets": pictures,
+                    "open": one.verdict.status is Status.FAIL or one is first,
+                }
                 for one, pictures in zip(shown, found, strict=True)
             ],
             status=_status(shown, broken),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 LEFT, TOP, WIDTH, HEIGHT = 56, 12, 560, 200
 """The frame, in the drawing's own units; it grows with the page."""
+COLOURS = 6
+"""In the page's style, for lines and points; beyond them dashes and numbers tell those apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,7 @@ def up(value: float, along: tuple[Tick, ...]) -> float:
 def ticks(most: float) -> tuple[Tick, ...]:
     """Three to six round numbers from 0 to at least `most`, which is above 0, along the vertical axis."""
     values = round_numbers(most)
-    return tuple(
-        Tick(TOP + HEIGHT * (1 - value / values[-1]), f"{value:g}", value) for value in values
-    )
+    return tuple(Tick(TOP + HEIGHT * (1 - value / values[-1]), f"{value:g}", value) for value in values)
 
 
 def round_numbers(most: float) -> tuple[float, ...]:

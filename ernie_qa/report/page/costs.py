@@ -45,7 +45,7 @@ def costs(one: Shown) -> Costs:
     figures = record.figures.get(cost.NAME, {})
     if not figures.get("pictures"):
         return Costs(one.label, (), (), "missing: the record holds no figures of this rung")
-    note = f"{figures['residency'].replace('_', ' ')}."
+    note = f"{figures['residency'].replace('_', ' ').capitalize()}."
     if record.fingerprint.gpu is None:
         note += " On a CPU, time and memory are recorded and not judged."
     return Costs(one.label, tuple(_rows(one)), tuple(_stages(record)), note)

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ernie_qa.report.page.axes import HEIGHT, LEFT, TOP, WIDTH, Tick, across, ticks, up
+from ernie_qa.report.page.axes import COLOURS, Tick, across, ticks, up
 from ernie_qa.rungs import components
 
 if TYPE_CHECKING:
     from ernie_qa.report.shown import Shown
 
 DASHES = ("none", "6 3", "2 3", "8 3 2 3")
-COLOURS = 6
-"""Of the lines, in the page's style; the dashes then tell them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +95,3 @@ def _line(number: int, label: str, line: tuple[float | None, ...], count: int, m
         tuple(" ".join(stretch) for stretch in stretches if stretch),
         tuple(points),
     )
-
-
-FRAME = (LEFT, TOP, WIDTH, HEIGHT)

@@ -43,7 +43,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """A verdict's rungs from the cheapest on, and in words what did not pass."""
+    """A verdict's rungs from the cheapest on, in words what decided against a pass, and how much more did not
+    pass."""
 
     steps: tuple[Step, ...]
     said: tuple[Said, ...]
@@ -74,7 +75,8 @@ def ladder(verdict: Verdict, room: int) -> Ladder:
     ]
     found = nearest(verdict)
     close = f"{found[0].label} uses {found[1]:.0%} of its limit" if found else ""
-    return Ladder(tuple(steps), tuple(said[:MESSAGES]), len(said[MESSAGES:]), close)
+    decisive = [one for one in said if one.required]
+    return Ladder(tuple(steps), tuple(decisive[:MESSAGES]), len(said) - len(decisive[:MESSAGES]), close)
 
 
 def overview(shown: Sequence[Shown]) -> dict[str, list[tuple[str, ...]]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from ernie_qa.report.page.axes import HEIGHT, LEFT, TOP, WIDTH, Tick, across, round_numbers, ticks, up
+from ernie_qa.recipe import REFERENCE
+from ernie_qa.report.page.axes import COLOURS, Tick, across, round_numbers, ticks, up
 from ernie_qa.report.page.costs import MB
 from ernie_qa.rungs import cost, images, package
 
@@ -32,14 +33,14 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One record in the plot: its place, and its name with the time that a picture took."""
+    """One record in the plot: its place and number, and in words its name and the time of a picture."""
 
     label: str
     said: str
     x: float
     y: float
+    number: int
     colour: int
-    left: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,7 @@ def sides(shown: Sequence[Shown]) -> list[tuple[str, tuple[Bar, ...]]]:
     return [
         (
             one.label,
-            tuple(
-                _bar(one, at, values[row][at], limits[row][at], widest[at]) for at in range(len(COLUMNS))
-            ),
+            tuple(_bar(one, at, values[row][at], limits[row][at], widest[at]) for at in range(len(COLUMNS))),
         )
         for row, one in enumerate(shown)
     ]
@@ -85,8 +84,8 @@ def scatter(shown: Sequence[Shown]) -> Scatter | None:
     for number, one in enumerate(shown):
         lpips, held, peak, seconds = _values(one.record)
         memory = peak if one.record.fingerprint.gpu else held
-        if lpips is None and one.record.reference is None and memory is not None:
-            lpips = 0.0  # BF16 beside itself
+        if lpips is None and one.record.recipe.name == REFERENCE:
+            lpips = 0.0  # beside itself
         if lpips is None or memory is None:
             missing.append(one.label)
             continue
@@ -102,31 +101,17 @@ def scatter(shown: Sequence[Shown]) -> Scatter | None:
             said,
             across(memory, 0.0, along[-1]),
             up(lpips, upwards),
-            number % 6,
-            memory > 0.6 * along[-1],
+            number + 1,
+            number % COLOURS,
         )
         for number, label, said, memory, lpips in found
     ]
     return Scatter(
-        tuple(_apart(points)),
+        tuple(points),
         tuple(Tick(across(value, 0.0, along[-1]), f"{value:g}", value) for value in along),
         upwards,
         tuple(missing),
     )
-
-
-FRAME = (LEFT, TOP, WIDTH, HEIGHT)
-
-
-def _apart(points: list[Point]) -> list[Point]:
-    """The points, with those left out of each other's way that would be written over one another: labels of
-    points closer than a line go to the two sides."""
-    placed: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.y, one.x)):
-        near = [one for one in placed if abs(one.y - point.y) < 14 and one.left == point.left]
-        side = not point.left if near and 120 < point.x < 500 else point.left
-        placed.append(Point(point.label, point.said, point.x, point.y, point.colour, side))
-    return placed
 
 
 def _values(record: Record) -> tuple[float | None, float | None, float | None, float | None]:
@@ -156,13 +141,11 @@ def _limit(one: Shown, name: str) -> tuple[float | None, bool]:
     return None, False
 
 
-def _bar(
-    one: Shown, at: int, value: float | None, limit: tuple[float | None, bool], widest: float
-) -> Bar:
+def _bar(one: Shown, at: int, value: float | None, limit: tuple[float | None, bool], widest: float) -> Bar:
     _, _, unit, scale = COLUMNS[at]
     if value is None:
-        first = at == 0 and one.record.reference is None and not one.record.figures.get("x")
-        return Bar("is the reference" if first else "missing", None, None, False)
+        first = at == 0 and one.record.recipe.name == REFERENCE
+        return Bar("BF16 itself" if first else "missing", None, None, False)
     said = f"{value / scale:,.0f} {unit}" if unit == "MB" else f"{value / scale:.3g} {unit}".rstrip()
     bound, failed = limit
     return Bar(said, value / widest, bound / widest if bound is not None else None, failed)

@@ -1,4 +1,4 @@
-"""Triplets: BF16's picture, the candidate's, and where they differ; the worst first, as WebP beside the page."""
+"""Triplets: BF16's picture, the candidate's, where they differ; the worst first, as WebP beside the page."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ernie_qa.record import Picture, Record
     from ernie_qa.report.compare import Comparison
     from ernie_qa.report.shown import Shown
-    from ernie_qa.record import Picture, Record
     from ernie_qa.suite import Case, Suite
 
 DIRECTORY = "_pictures"
@@ -66,6 +66,11 @@ class Triplets:
     more: int
     why: str
 
+    @property
+    def paired(self) -> bool:
+        """Whether any case stands beside another's."""
+        return any(one.left for one in self.shown)
+
 
 def of(
     shown: Shown, directory: Path, suite: Suite | None, most: int, comparison: Comparison | None
@@ -86,7 +91,7 @@ def of(
     if why:
         theirs = {}
     if record.reference is None and comparison is None:
-        why = "it is what the others are compared with" if not shown.verdict.checks or other is None else why
+        why = "measured against no other record"
     cases = _cases(record, suite)
     worst_first = sorted(record.pictures, key=lambda one: _badness(record, one.case))
     found = tuple(

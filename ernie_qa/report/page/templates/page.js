@@ -3,7 +3,7 @@
   const at = (id) => document.getElementById(id);
   const viewer = at("viewer"), stage = at("stage"), layers = at("layers"), wipe = at("wipe"), showMap = at("show-map");
   const cases = [...document.querySelectorAll(".triplet")].filter((one) => one.querySelector('[data-kind="left"]'));
-  const ZOOMS = [0, 1, 2, 4, 8];
+  const ZOOMS = [1, 2, 4, 8, 16];
   let current = 0, zoom = 0, opener = null;
   const image = (one, kind) => one.querySelector(`[data-kind="${kind}"] img`);
 
@@ -11,16 +11,17 @@
     const picture = image(cases[current], "right");
     const width = Number(picture.getAttribute("width")), height = Number(picture.getAttribute("height"));
     const fit = Math.min(stage.clientWidth / width, stage.clientHeight / height);
-    const factor = ZOOMS[zoom] || fit;
+    const factor = fit * ZOOMS[zoom];
     layers.style.width = `${Math.floor(width * factor)}px`;
     layers.style.height = `${Math.floor(height * factor)}px`;
-    at("zoom").textContent = ZOOMS[zoom] ? `${ZOOMS[zoom]}×` : "fit";
+    at("zoom").textContent = `${ZOOMS[zoom]}×`;
     at("out").disabled = zoom === 0;
     at("in").disabled = zoom === ZOOMS.length - 1;
   };
   const wiped = () => {
     at("left-layer").style.clipPath = `inset(0 ${100 - wipe.value}% 0 0)`;
     wipe.setAttribute("aria-valuetext", `${wipe.value} % ${at("left-name").textContent}`);
+    at("edge").style.left = `${wipe.value}%`;
     at("map-layer").hidden = !showMap.checked;
     wipe.disabled = showMap.checked;
   };
