@@ -74,7 +74,10 @@ def ladder(verdict: Verdict, room: int) -> Ladder:
         )
     ]
     found = nearest(verdict)
-    close = f"{found[0].label} uses {found[1]:.0%} of its limit" if found else ""
+    close = ""
+    if found:
+        word = "Nearest to" if found[1] <= 1 else "Furthest beyond"
+        close = f"{word} its limit: {found[0].label}, {found[1]:.0%} of it"
     decisive = [one for one in said if one.required]
     return Ladder(tuple(steps), tuple(decisive[:MESSAGES]), len(said) - len(decisive[:MESSAGES]), close)
 
