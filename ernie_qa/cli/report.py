@@ -81,14 +81,14 @@ def _compare(options: argparse.Namespace) -> int:
     from ernie_qa.report.compare import compare, lines
     from ernie_qa.report.files import check_directory
     from ernie_qa.report.page import write_page
-    from ernie_qa.report.shown import from_disk
+    from ernie_qa.report.shown import from_disk, laid_out
     from ernie_qa.report.summary import append_summary, markdown_of
     from ernie_qa.suite import find_suite
 
     if options.output:
         check_directory(options.output)
     suite = find_suite(options.suite) if options.suite else None
-    comparison = compare(load_record(options.a), load_record(options.b))
+    comparison = compare(*(laid_out(load_record(one)) for one in (options.a, options.b)))
     for line in lines(comparison, shutil.get_terminal_size().columns):
         print(line)
     append_summary(markdown_of(comparison))

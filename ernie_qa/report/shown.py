@@ -15,6 +15,7 @@ from ernie_qa.judge import judge
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.record import MAX_JSON_BYTES, Record, load_record
 from ernie_qa.report.files import DOCUMENT, SCHEMA
+from ernie_qa.rungs import Evidence, rungs
 from ernie_qa.toml_input import Table, one_line, read_json
 from ernie_qa.verdict import Check, Status, Verdict, WaiverUse, worst
 
@@ -81,11 +82,11 @@ def from_disk(places: Iterable[Path], recipes: Sequence[str | Path] = ()) -> tup
     near: dict[str, Record] = {}
     for place in places:
         found = _records(place)
-        whole = found[0].parent if (place / DOCUMENT).is_file() else place.parent
+        whole = found[0].parent
         if (whole / DOCUMENT).is_file():
             stored |= _verdicts(whole / DOCUMENT)
         for path in found:
-            record = load_record(path)
+            record = laid_out(load_record(path))
             wanted[record.hash] = record
         if (whole / REFERENCE / "record.json").is_file() and whole / REFERENCE not in found:
             reference = load_record(whole / REFERENCE)
@@ -102,6 +103,22 @@ def from_disk(places: Iterable[Path], recipes: Sequence[str | Path] = ()) -> tup
         label = name if names[name] == 1 else f"{name} ({hashed[:8]})"
         shown.append(Shown(label, record, verdict, own, judged))
     return tuple(shown)
+
+
+def laid_out(record: Record) -> Record:
+    """`record`, whose figures every rung can read. RecordError where one cannot."""
+    for rung in rungs():
+        try:
+            list(rung.track(record, None))
+            list(rung.judge(Evidence(record, None, find_recipe(REFERENCE))))
+        except (LookupError, TypeError, AttributeError, ValueError) as problem:
+            raise RecordError(
+                one_line(
+                    f"record {record.hash[:12]} of {record.recipe.name}: its figures of {rung.NAME} are not as "
+                    f"this ernie_qa lays them out ({type(problem).__name__}: {problem}); observe it again"
+                )
+            ) from None
+    return record
 
 
 def status_of(shown: Sequence[Shown]) -> Status:

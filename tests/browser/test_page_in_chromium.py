@@ -37,7 +37,9 @@ def test_every_picture_loads_and_the_verdict_is_first(opened: Opened) -> None:
     assert "fail" in page.locator("h1").inner_text()
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     page.evaluate("for (const one of document.images) one.loading = 'eager'")
-    page.wait_for_function("[...document.querySelectorAll('.row img')].every((one) => one.naturalWidth === 64)")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.row img')].every((one) => one.naturalWidth === 64)"
+    )
     assert page.locator(".row img").count() == 2 + 2 * 2 * 3
 
 
@@ -133,11 +135,13 @@ CONTRAST = """() => {
     .reduce((sum, one, at) => sum + one * [0.2126, 0.7152, 0.0722][at], 0);
   const ground = light(getComputedStyle(document.body).backgroundColor);
   return [...document.querySelectorAll('body *')]
-    .filter((one) => one.checkVisibility() && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
+    .filter((one) => one.checkVisibility())
+    .filter((one) => [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
     .filter((one) => !one.closest('button') && !(one instanceof SVGElement) && one.tagName !== 'SCRIPT')
     .map((one) => {
       const own = light(getComputedStyle(one).color);
-      return [one.tagName + '.' + one.className, (Math.max(own, ground) + 0.05) / (Math.min(own, ground) + 0.05)];
+      const ratio = (Math.max(own, ground) + 0.05) / (Math.min(own, ground) + 0.05);
+      return [one.tagName + '.' + one.className, ratio];
     })
     .filter(([, ratio]) => ratio < 4.5);
 }"""
