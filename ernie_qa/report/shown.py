@@ -114,8 +114,8 @@ def laid_out(record: Record) -> Record:
         except (LookupError, TypeError, AttributeError, ValueError) as problem:
             raise RecordError(
                 one_line(
-                    f"record {record.hash[:12]} of {record.recipe.name}: its figures of {rung.NAME} are not as "
-                    f"this ernie_qa lays them out ({type(problem).__name__}: {problem}); observe it again"
+                    f"record {record.hash[:12]} of {record.recipe.name}: its figures of {rung.NAME} are not "
+                    f"as this ernie_qa lays them out ({type(problem).__name__}: {problem}); observe it again"
                 )
             ) from None
     return record
