@@ -1,11 +1,14 @@
 """Pages about stored records: what is missing is said, what cannot be compared is not."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,12 +18,13 @@ from ernie_qa.execute import Session
 from ernie_qa.plan import plan
 from ernie_qa.recipe import Recipe
 from ernie_qa.record import Ended, Identity, Picture, Record, load_record
+from ernie_qa.report.files import SCHEMA, document
 from ernie_qa.report.page import curves, write_page
 from ernie_qa.report.page.axes import round_numbers
 from ernie_qa.report.page.triplets import DIRECTORY, difference_map
 from ernie_qa.report.shown import Shown, from_disk, of_session
 from ernie_qa.report.written import write_report
-from ernie_qa.verdict import Status
+from ernie_qa.verdict import Check, Status, Verdict
 
 Observed = tuple[Recipe, dict[str, Record]]
 ROUNDS = {0.0131: 0.015, 0.04: 0.04, 1.0: 1.0, 7.0: 8.0, 523.0: 600.0, 1e-9: 1e-9}
@@ -71,6 +75,28 @@ def test_every_figure_of_the_page_is_the_records(run: Path) -> None:
     failed = [check for check in verdict["checks"] if check["status"] == "fail" and check["required"]]
     assert failed
     assert all(check["name"] in page for check in failed)
+
+
+def test_verdict_json_is_as_its_schema_says(run: Path, session: Session) -> None:
+    schema = json.loads((files("ernie_qa.report") / "verdict.schema.json").read_text(encoding="utf-8"))
+    written = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(written, schema)
+    assert schema["properties"]["schema"]["const"] == SCHEMA
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**written, "status": "passed"}, schema)
+
+
+def test_an_infinite_figure_is_null_in_verdict_json(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infinite = Check("images.psnr", "images", Status.PASS, "identical", measured=math.inf, unit="dB")
+    outcome = session.outcomes[1]
+    name = outcome.verdict.recipe
+    changed = replace(outcome, verdict=Verdict(name, (infinite,)))
+    monkeypatch.setitem(session._outcomes, name, changed)
+    written = json.loads(json.dumps(document(session), allow_nan=False))
+    assert written["verdicts"][1]["checks"][0]["measured"] is None
 
 
 def test_records_on_disk_are_shown_as_the_gate_judged_them(run: Path, session: Session) -> None:
