@@ -67,6 +67,8 @@ def ernie_gate(
             outcome = session().outcome(ernie_arm.recipe)
         verdict = outcome.verdict
         if rung is None:
+            record_property("ernie_qa.verdict", str(verdict.status))
+            record_property("ernie_qa.record", outcome.record.hash)
             _end(verdict)
             return
         checks = [check for check in verdict.checks if check.rung == rung and check.case == case]

@@ -36,7 +36,10 @@ OPTIONS = {
     "all_rungs": (None, "measure every rung, even where a required check failed before a picture was drawn"),
     "any_allocator": (None, "measure even where the allocator's settings let reserved memory run away"),
     "baselines": ("DIR", "accepted figures to compare with; candidates are kept beside them (default: none)"),
-    "report": ("DIR", "write the records and verdict.json into this new or empty directory"),
+    "report": (
+        "DIR",
+        "write records, verdict.json and a page into this new or empty directory",
+    ),
     "update": (
         None,
         "keep the records as candidates in DIR/candidates of --ernie-baselines; accepts nothing",
@@ -257,10 +260,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     run = session.config.stash.get(RUN, None)
     if run is None or run.session is None or not run.session.outcomes:
         return
-    from ernie_qa.report.files import save, save_candidates
+    from ernie_qa.report.files import save_candidates
+    from ernie_qa.report.written import summarize, write_report
 
     if report := setting(session.config, "report"):
-        save(Path(report), run.session)
+        write_report(Path(report), run.session)
+    summarize(run.session)
     if setting(session.config, "update"):
         run.bundle = save_candidates(Path(setting(session.config, "baselines")), run.session)
 

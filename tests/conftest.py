@@ -60,6 +60,12 @@ source = "chosen for this test"
 """
 
 
+@pytest.fixture(autouse=True)
+def no_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step's summary is about the run that GitHub started, not about those inside its tests."""
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in a directory without a manifest: nothing says that its pictures mean nothing."""

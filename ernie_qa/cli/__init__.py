@@ -18,13 +18,27 @@ from ernie_qa.cli import (
     listings,
     quantize,
     replica,
+    report,
     selftest,
     show,
 )
 from ernie_qa.errors import ErnieQAError
 
 BAD_INPUT = 2
-COMMANDS = (gate, baseline, capsule, doctor, explain, fits, listings, quantize, replica, selftest, show)
+COMMANDS = (
+    gate,
+    baseline,
+    capsule,
+    doctor,
+    explain,
+    fits,
+    listings,
+    quantize,
+    replica,
+    report,
+    selftest,
+    show,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -116,7 +116,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--report",
         type=Path,
         metavar="DIR",
-        help="write records and verdict.json to a new or empty directory",
+        help="write records, verdict.json and a page, index.html, to a new or empty directory",
     )
     gate.add_argument(
         "--dry-run",
@@ -134,7 +134,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _gate(options: argparse.Namespace) -> int:
     # only a gate draws; --help and the lists stay instant
     from ernie_qa.baseline.bundle import make_room
-    from ernie_qa.report.files import check_directory, document, next_step, save, save_candidates
+    from ernie_qa.report.files import check_directory, document, next_step, save_candidates
+    from ernie_qa.report.written import summarize, write_report
 
     if options.update and not options.baselines:
         raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
@@ -148,7 +149,8 @@ def _gate(options: argparse.Namespace) -> int:
     session = _run(checked, options)
     verdicts = [outcome.verdict for outcome in session.outcomes]
     if options.report:
-        save(options.report, session)
+        write_report(options.report, session)
+    summarize(session)
     bundle = save_candidates(options.baselines, session) if options.update else None
     if options.json:
         print(json.dumps(document(session), indent=2, ensure_ascii=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from ernie_qa.recipe import REFERENCE, recipe_names
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Session
+    from ernie_qa.verdict import Check
 
 SCHEMA = 1
 DOCUMENT = "verdict.json"
@@ -50,7 +52,7 @@ def document(session: Session) -> dict[str, Any]:
                 "recipe": outcome.verdict.recipe,
                 "status": outcome.verdict.status,
                 "record": outcome.record.hash,
-                "checks": [asdict(check) for check in outcome.verdict.checks],
+                "checks": [_values(check) for check in outcome.verdict.checks],
                 "waivers": [
                     {**asdict(waiver), "until": waiver.until.isoformat()}
                     for waiver in outcome.verdict.waivers
@@ -58,6 +60,14 @@ def document(session: Session) -> dict[str, Any]:
             }
             for outcome in session.outcomes
         ],
+    }
+
+
+def _values(check: Check) -> dict[str, Any]:
+    """A check as JSON values; JSON has no infinity (PSNR of identical pictures), its message says it."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(check).items()
     }
 
 

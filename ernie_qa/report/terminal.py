@@ -62,13 +62,13 @@ def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[st
     rungs = [
         rung
         for rung in dict.fromkeys(check.rung for verdict in verdicts for check in verdict.checks)
-        if any(_cell(verdict, rung) != WORDS[Status.NOT_APPLICABLE] for verdict in verdicts)
+        if any(cell(verdict, rung) != WORDS[Status.NOT_APPLICABLE] for verdict in verdicts)
     ]
     header = ["recipe", *rungs, "verdict"]
     rows = [
         [
             verdict.recipe,
-            *(_cell(verdict, rung) for rung in rungs),
+            *(cell(verdict, rung) for rung in rungs),
             WORDS[verdict.status].upper(),
         ]
         for verdict in verdicts
@@ -89,7 +89,7 @@ def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[st
         yield "  ".join([*painted, last]).rstrip()
 
 
-def _cell(verdict: Verdict, rung: str) -> str:
+def cell(verdict: Verdict, rung: str) -> str:
     """What a rung amounts to, and that it would be something else without a waiver; in brackets where it
     decides nothing."""
     waived = {waiver.check for waiver in verdict.waivers if not waiver.expired}
@@ -124,16 +124,16 @@ def _nearest_cell(verdict: Verdict, room: int) -> str:
 def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[str]:
     noted: dict[str, list[str]] = {}
     for verdict in verdicts:
-        for check in _told(verdict):
+        for check in told(verdict):
             if not check.required and verdict.recipe not in noted.setdefault(check.message, []):
                 noted[check.message].append(verdict.recipe)
     for verdict in verdicts:
         # what decides nothing and holds for several recipes is told once
-        told = [
-            check for check in _told(verdict) if check.required or noted[check.message][0] == verdict.recipe
+        spoken = [
+            check for check in told(verdict) if check.required or noted[check.message][0] == verdict.recipe
         ]
         # one cause may fail several checks, which then say the same
-        groups = [list(group) for _, group in groupby(told, lambda check: (check.required, check.message))]
+        groups = [list(group) for _, group in groupby(spoken, lambda check: (check.required, check.message))]
         for group in groups[:MESSAGES]:
             check, others = group[0], len(group) - 1
             word = WORDS[check.status] if check.required else "note"
@@ -151,11 +151,11 @@ def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator
             yield from wrapped(f"{verdict.recipe}  {waiver}", width, "", "  ")
 
 
-def _told(verdict: Verdict) -> list[Check]:
+def told(verdict: Verdict) -> list[Check]:
     """The checks that are told in words: what failed, what could not be judged, what decides nothing."""
     order = (Status.FAIL, Status.NOT_COMPARABLE)
-    told = [check for check in verdict.checks if check.status in order]
-    return sorted(told, key=lambda check: (not check.required, order.index(check.status)))
+    found = [check for check in verdict.checks if check.status in order]
+    return sorted(found, key=lambda check: (not check.required, order.index(check.status)))
 
 
 def _paint(text: str, status: Status | None, colour: bool) -> str:

@@ -18,6 +18,8 @@ Gated = Callable[..., subprocess.CompletedProcess[str]]
 def gated() -> Gated:
     """`gated(directory, *arguments)`: run the gates in `directory`, in a process of their own."""
     cache = cache_path().parent
+    # a step's summary is about the run that GitHub started, not about those inside its tests
+    outer = {name: value for name, value in os.environ.items() if name != "GITHUB_STEP_SUMMARY"}
 
     def run(
         directory: Path, *arguments: object, environment: Mapping[str, str] | None = None
@@ -25,7 +27,7 @@ def gated() -> Gated:
         return subprocess.run(
             [sys.executable, "-m", "pytest", *GATES, *map(str, arguments)],
             cwd=directory,
-            env={**os.environ, "ERNIE_QA_CACHE": str(cache), "PYTEST_ADDOPTS": "", **(environment or {})},
+            env={**outer, "ERNIE_QA_CACHE": str(cache), "PYTEST_ADDOPTS": "", **(environment or {})},
             capture_output=True,
             text=True,
             check=False,

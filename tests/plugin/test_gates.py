@@ -44,6 +44,7 @@ def run(
         directory,
         *("-v", "--junitxml", "junit.xml", "--ernie-recipe", "bf16", "--ernie-recipe", "mine/lenient.toml"),
         *("--ernie-recipe", write_recipe("strict", 0.0)),
+        environment={"GITHUB_STEP_SUMMARY": str(directory / "summary.md")},
     )
     return Run(done, directory)
 
@@ -112,6 +113,28 @@ def test_a_failed_gate_shows_the_message_and_no_traceback(run: Run) -> None:
     assert "images.lpips_mean: LPIPS mean" in run.output
     assert "pytest_plugin.py" not in run.output
     assert "Traceback" not in run.output
+
+
+def test_the_report_is_a_page_beside_the_records(run: Run) -> None:
+    page = (run.directory / "out" / "index.html").read_text(encoding="utf-8")
+    assert "2 of 3 pass. strict fails at images." in page
+
+
+def test_github_gets_the_verdict_in_markdown(run: Run) -> None:
+    text = (run.directory / "summary.md").read_text(encoding="utf-8")
+    assert text == (run.directory / "out" / "verdict.md").read_text(encoding="utf-8") + "\n"
+    assert "2 of 3 pass. strict fails at images." in text
+    assert "| strict | ❌ fail |" in text
+
+
+def test_junit_carries_the_verdict_and_its_record(run: Run) -> None:
+    found = {
+        case.get("name"): {one.get("name"): one.get("value") for one in case.iter("property")}
+        for case in ElementTree.parse(run.directory / "junit.xml").iter("testcase")
+    }
+    record = load_record(run.directory / "out" / "strict")
+    expected = {"ernie_qa.verdict": "fail", "ernie_qa.record": record.hash}
+    assert expected.items() <= found["test_verdict[strict]"].items()
 
 
 def test_junit_carries_each_figure_with_its_limit(run: Run) -> None:

@@ -1,0 +1,100 @@
+"""`ernie-qa report` and `ernie-qa compare`: records as a page, and two of them beside each other."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+NOT_COMPARABLE = 3
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add both commands."""
+    report = commands.add_parser(
+        "report",
+        help="write a page about records",
+        description="Write a static page about one or many records: verdict, ladder, pictures beside BF16's, "
+        "cost. It draws nothing, and needs no server and no network.",
+        epilog="example: ernie-qa gate --report out && ernie-qa report out --output page",
+    )
+    report.add_argument(
+        "record",
+        metavar="RECORD",
+        type=Path,
+        nargs="+",
+        help="directory of a record, or one that --report wrote, with all of them",
+    )
+    _add_output(report, required=True)
+    report.add_argument(
+        "--recipe",
+        action="append",
+        default=[],
+        metavar="RECIPE",
+        help="judge a record that lies beside no verdict.json by this TOML file; may be repeated",
+    )
+    report.set_defaults(run=_report)
+    compare = commands.add_parser(
+        "compare",
+        help="put two records beside each other",
+        description="Every figure of two records beside each other, and how B differs from A. Figures of "
+        "another model, suite or machine are shown and not compared.",
+        epilog="exit codes: 0 compared, 2 bad input, 3 nothing could be compared",
+    )
+    compare.add_argument("a", metavar="A", type=Path, help="directory of a record")
+    compare.add_argument("b", metavar="B", type=Path, help="directory of another")
+    _add_output(compare, required=False)
+    compare.set_defaults(run=_compare)
+
+
+def _add_output(command: argparse.ArgumentParser, required: bool) -> None:
+    command.add_argument(
+        "--output",
+        type=Path,
+        required=required,
+        metavar="DIR",
+        help="new or empty directory for index.html and its pictures",
+    )
+    command.add_argument(
+        "--suite", metavar="SUITE", help="the suite that was drawn, for its prompts (a shipped one is found)"
+    )
+    command.add_argument(
+        "--pictures", type=int, default=12, metavar="N", help="show the N worst cases of each record (12)"
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from ernie_qa.report.files import check_directory
+    from ernie_qa.report.page import write_page
+    from ernie_qa.report.shown import from_disk
+    from ernie_qa.suite import find_suite
+
+    check_directory(options.output)
+    shown = from_disk(options.record, options.recipe)
+    suite = find_suite(options.suite) if options.suite else None
+    print(write_page(options.output, shown, suite=suite, most=max(0, options.pictures)))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from ernie_qa.record import load_record
+    from ernie_qa.report.compare import compare, lines
+    from ernie_qa.report.files import check_directory
+    from ernie_qa.report.page import write_page
+    from ernie_qa.report.shown import from_disk, laid_out
+    from ernie_qa.report.summary import append_summary, markdown_of
+    from ernie_qa.suite import find_suite
+
+    if options.output:
+        check_directory(options.output)
+    suite = find_suite(options.suite) if options.suite else None
+    comparison = compare(*(laid_out(load_record(one)) for one in (options.a, options.b)))
+    for line in lines(comparison, shutil.get_terminal_size().columns):
+        print(line)
+    append_summary(markdown_of(comparison))
+    if options.output:
+        shown = from_disk([options.a, options.b])
+        most = max(0, options.pictures)
+        place = write_page(options.output, shown, suite=suite, comparison=comparison, most=most)
+        print(f"\n{place}")
+    return 0 if comparison.comparable else NOT_COMPARABLE

@@ -1,0 +1,118 @@
+"""A run as a static page: `index.html` and, beside it, the pictures that it shows. No server, no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ernie_qa.errors import InputError
+from ernie_qa.report.page import costs, curves, environment, ladder, sides, triplets
+from ernie_qa.report.shown import groups, status_of
+from ernie_qa.toml_input import one_line
+from ernie_qa.verdict import Status, worst
+
+if TYPE_CHECKING:
+    from ernie_qa.report.compare import Comparison
+    from ernie_qa.report.shown import Shown
+    from ernie_qa.suite import Suite
+
+PAGE = "index.html"
+MOST_PICTURES = 12
+"""Cases shown for one record, the worst ones; the rest is counted."""
+
+
+def write_page(
+    directory: Path,
+    shown: Sequence[Shown],
+    *,
+    suite: Suite | None = None,
+    broken: Sequence[str] = (),
+    comparison: Comparison | None = None,
+    most: int = MOST_PICTURES,
+) -> Path:
+    """Write the page about `shown` into `directory`, and return where it is.
+
+    `suite` has the prompts; without it they are looked for among the shipped suites. `broken` names recipes
+    that broke off. With a `comparison`, its pictures are the two records'. At most `most` cases of a record
+    are shown. InputError where nothing can be written there.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader("ernie_qa.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # of one budget: a page about many records must not outgrow a reader
+    room = max(12, 360 // max(1, len(shown)))
+    order = (Status.FAIL, Status.NOT_COMPARABLE, Status.PASS, Status.NOT_APPLICABLE)
+    if comparison is None:
+        shown = sorted(shown, key=lambda one: order.index(one.verdict.status))
+    style, script = _asset("style.css"), _asset("page.js")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        found = [triplets.of(one, directory, suite, most, comparison) for one in shown]
+        # what a reader sees without opening anything: what failed, or else the first pair there is
+        pairs = [one for one, pictures in zip(shown, found, strict=True) if pictures.paired]
+        first = pairs[0] if pairs and status_of(shown) is not Status.FAIL else None
+        page = templates.get_template("page.html").render(
+            arms=[
+                {
+                    "shown": one,
+                    "ladder": ladder.ladder(one.verdict, room),
+                    "triplets": pictures,
+                    "open": one.verdict.status is Status.FAIL or one is first,
+                }
+                for one, pictures in zip(shown, found, strict=True)
+            ],
+            status=_status(shown, broken),
+            broken=broken,
+            headline=ladder.headline(shown, broken),
+            overview=ladder.overview(shown),
+            groups=[
+                {
+                    "about": group[0].about,
+                    "curves": curves.curves(group),
+                    "sides": sides.sides(group),
+                    "scatter": sides.scatter(group),
+                    "costs": [costs.costs(one) for one in group],
+                }
+                for group in groups(shown)
+            ],
+            environment=environment.rows(shown),
+            comparison=comparison,
+            legend=triplets.legend(),
+            columns=sides.COLUMNS,
+            style=style,
+            script=script,
+            style_hash=_source(style),
+            script_hash=_source(script),
+            version=version("ernie-qa"),
+        )
+        (directory / PAGE).write_text(page, encoding="utf-8")
+    except OSError as problem:
+        raise InputError(
+            one_line(f"{directory}: the page cannot be written: {problem.strerror or problem}")
+        ) from None
+    return directory / PAGE
+
+
+def _status(shown: Sequence[Shown], broken: Sequence[str]) -> Status:
+    """What all amount to: a recipe that broke off is not comparable."""
+    return worst([status_of(shown), *(Status.NOT_COMPARABLE for _ in broken)])
+
+
+def _asset(name: str) -> str:
+    return (files(__name__) / "templates" / name).read_text(encoding="utf-8")
+
+
+def _source(text: str) -> str:
+    """`text` as a Content-Security-Policy names it: nothing else may run in the page."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

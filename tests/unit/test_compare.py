@@ -1,0 +1,108 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ernie_qa.cli import main
+from ernie_qa.recipe import Recipe
+from ernie_qa.record import Identity, Record
+from ernie_qa.report.compare import Comparison, compare, lines
+
+Observed = tuple[Recipe, dict[str, Record]]
+
+
+def rows(comparison: Comparison) -> dict[str, str]:
+    return {row.name: row.verdict for row in comparison.rows}
+
+
+def with_lpips(record: Record, mean: float, definition: str = "") -> Record:
+    figures = {name: dict(one) for name, one in record.figures.items()}
+    metrics = {name: dict(one) for name, one in figures["images"]["metrics"].items()}
+    metrics["lpips"]["mean"] = mean
+    metrics["lpips"]["definition"] += definition
+    figures["images"]["metrics"] = metrics
+    return replace(record, figures=figures)
+
+
+@pytest.fixture
+def record(observed: Observed) -> Record:
+    return observed[1]["lenient"]
+
+
+def test_a_record_is_the_same_as_itself(record: Record) -> None:
+    comparison = compare(record, record)
+    assert set(rows(comparison).values()) == {"same"}
+    assert comparison.same_pictures == comparison.pictures == 2
+    assert comparison.comparable
+
+
+def test_what_got_worse_is_told_with_how_much(record: Record) -> None:
+    a, b = with_lpips(record, 0.1), with_lpips(record, 0.15)
+    assert rows(compare(a, b))["images.lpips_mean"] == "worse"
+    assert rows(compare(b, a))["images.lpips_mean"] == "better"
+    assert "worse (+50.0%)" in "\n".join(lines(compare(a, b)))
+
+
+def test_time_on_a_cpu_is_never_better_or_worse(record: Record) -> None:
+    figures = {name: dict(one) for name, one in record.figures.items()}
+    figures["cost"]["pictures"] = {
+        case: {**one, "seconds": 9.0} for case, one in figures["cost"]["pictures"].items()
+    }
+    assert rows(compare(record, replace(record, figures=figures)))["cost.latency"] == "recorded"
+
+
+@pytest.mark.parametrize("what", ["suite", "model"])
+def test_another_suite_or_model_is_not_comparable(record: Record, what: str) -> None:
+    other = replace(getattr(record, what), name="other", hash="0" * 64)
+    comparison = compare(record, replace(record, **{what: other}))
+    assert set(rows(comparison).values()) == {"not comparable"}
+    assert f"another {what}: " in comparison.reasons[0]
+    assert comparison.pictures == 0
+    assert not comparison.comparable
+
+
+def test_a_figure_computed_in_another_way_is_not_comparable(record: Record) -> None:
+    comparison = compare(record, with_lpips(record, 0.1, ", other weights"))
+    found = rows(comparison)
+    assert found["images.lpips_mean"] == "not comparable"
+    assert found["images.ssim_mean"] == "same"
+
+
+def test_cost_of_another_machine_is_not_comparable(record: Record) -> None:
+    other = replace(record, fingerprint=replace(record.fingerprint, cpu="another"))
+    comparison = compare(record, other)
+    assert rows(comparison)["cost.latency"] == "not comparable"
+    assert any("another" in note for note in comparison.notes)
+
+
+def test_what_one_record_lacks_is_missing(record: Record) -> None:
+    figures = {name: one for name, one in record.figures.items() if name != "images"}
+    comparison = compare(record, replace(record, figures=figures, pictures=()))
+    assert rows(comparison)["images.lpips_mean"] == "missing"
+    assert "missing in B" in "\n".join(lines(comparison))
+
+
+def test_the_command_writes_a_page_of_the_two(
+    record: Record, observed: Observed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record.save(tmp_path / "a")
+    with_lpips(record, 0.5).save(tmp_path / "b")
+    output = tmp_path / "page"
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(output)]) == 0
+    assert "images.lpips_mean" in capsys.readouterr().out
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert "2 of 2 pictures have the very same pixels" in page
+    assert page.count("identical") == 2
+
+
+def test_the_command_says_that_nothing_can_be_compared(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record.save(tmp_path / "a")
+    replace(record, suite=Identity("other", "0" * 64)).save(tmp_path / "b")
+    output = tmp_path / "page"
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(output)]) == 3
+    assert "not comparable: another suite: small" in capsys.readouterr().out
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert "Not comparable: another suite: small" in page
+    assert "drew another suite, small" in page
