@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from ernie_qa.cli import baseline, doctor, explain, fits, gate, listings, replica, selftest, show
+from ernie_qa.cli import baseline, calibrate, doctor, explain, fits, gate, listings, replica, selftest, show
 from ernie_qa.errors import ErnieQAError
 
 BAD_INPUT = 2
-COMMANDS = (gate, baseline, doctor, explain, fits, listings, replica, selftest, show)
+COMMANDS = (gate, baseline, calibrate, doctor, explain, fits, listings, replica, selftest, show)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

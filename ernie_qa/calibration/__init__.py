@@ -1,0 +1,324 @@
+"""Calibrating: BF16 against BF16 under changes that ought not to matter, which is the noise floor, and
+against itself with other seeds, which is the ceiling. `ernie_qa.changes` has the changes.
+
+BF16 draws the suite's cases as they stand, without the prompt enhancer, and its trajectories are recorded.
+Every change draws them again and is fed the same. Words are not read: a floor of theirs is not measured.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from os import environ
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ernie_qa.baseline.noise import Moved, Noise
+from ernie_qa.calibration.figures import ceiling, images_of, parts_of
+from ernie_qa.changes import Change, changes
+from ernie_qa.drawing import Drawn, draw
+from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
+from ernie_qa.execute import hushed
+from ernie_qa.fidelity.lpips_weights import fetch
+from ernie_qa.fingerprint import take_fingerprint
+from ernie_qa.models.find import Model, find_model
+from ernie_qa.pipeline import load_pipeline
+from ernie_qa.recipe import REFERENCE, find_recipe
+from ernie_qa.record import SCHEMA, Identity, Picture, Record, load_record
+from ernie_qa.rungs.components import CASES
+from ernie_qa.suite import Suite, check_sizes, find_suite
+from ernie_qa.toml_input import did_you_mean
+
+if TYPE_CHECKING:
+    from diffusers import ErnieImagePipeline
+
+    from ernie_qa.fingerprint import Fingerprint
+
+PROCESS_SECONDS = 3600
+"""What another process may take, at most."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is calibrated: a model with a suite on a device, the first `cases` of it (all without a number),
+    and `teacher_cases` of these for the parts."""
+
+    model: Model
+    suite: Suite
+    device: str
+    cases: int | None = None
+    teacher_cases: int = CASES
+
+    @property
+    def drawn(self) -> Suite:
+        """The cases that are drawn, as they stand."""
+        return replace(self.suite, cases=self.suite.cases[: self.cases], use_pe=False)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether pictures are compared: those of random weights are noise."""
+        return self.model.weights != "random"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The noise that was measured, and the changes that could not be made: name -> why."""
+
+    noise: Noise
+    skipped: dict[str, str]
+
+
+def subject(
+    model: str, suite: str | None, device: str, cases: int | None, teacher_cases: int = CASES
+) -> Subject:
+    """What is to be calibrated, checked. InputError where something is wrong."""
+    found = find_model(model)
+    wanted = suite or found.suite
+    if wanted is None:
+        raise InputError(f"{found.path}: no ernie_qa.json here names a suite for this model; say which one")
+    known = find_suite(wanted)
+    if cases is not None and not 1 <= cases <= len(known.cases):
+        raise InputError(f"--cases {cases}: allowed are 1 to {len(known.cases)}, the cases of {known.name}")
+    if teacher_cases < 0:
+        raise InputError(f"{teacher_cases} teacher cases: needed is 0 or more")
+    return Subject(found, known, device, cases, teacher_cases)
+
+
+def chosen(names: Sequence[str] = ()) -> tuple[Change, ...]:
+    """The changes of those names, all without any. InputError where one is unknown."""
+    known = {one.name: one for one in changes()}
+    for name in names:
+        if name not in known:
+            raise InputError(f"no change named {name!r}; --list shows all{did_you_mean(name, known)}")
+    return tuple(one for one in known.values() if not names or one.name in names)
+
+
+def calibrate(
+    of: Subject,
+    wanted: Sequence[Change],
+    against: Sequence[Path] = (),
+    progress: Progress = lambda name, done, steps: None,
+) -> Result:
+    """Measure how far BF16 is from BF16 under each of `wanted`, and from the records `against`, of BF16 on
+    other machines. ErnieQAError where BF16 cannot be drawn, or nothing could be measured."""
+    others = {f"against-{path.name}": _other(path, of) for path in against}
+    steps = [REFERENCE, "other-seeds", *(one.name for one in wanted), *others]
+    done = iter(range(len(steps)))
+    skipped: dict[str, str] = {}
+    moved: dict[str, Moved] = {}
+
+    def began(name: str) -> None:
+        progress(name, next(done), len(steps))
+
+    began(REFERENCE)
+    with stand(of) as here:
+        began("other-seeds")
+        top = here.ceiling()
+        for one in wanted:
+            began(one.name)
+            if why := one.unless(of.device):
+                skipped[one.name] = why
+                continue
+            try:
+                moved[one.name] = here.under(one)
+            except ErnieQAError as error:
+                skipped[one.name] = str(error)
+            except Exception as error:
+                said = next(iter(str(error).strip().splitlines()), "")
+                skipped[one.name] = f"broke off: {type(error).__name__}: {said}"
+                _release(of.device)
+        for name, record in others.items():
+            began(name)
+            moved[name] = here.beside(record, f"BF16 on {record.fingerprint.gpu or record.fingerprint.cpu}")
+        if not moved:
+            raise UnavailableError(
+                f"nothing was measured: {'; '.join(f'{name}: {why}' for name, why in skipped.items())}"
+            )
+        identity = Identity(of.suite.name, of.suite.hash)
+        return Result(
+            Noise(of.model.identity, here.record.fingerprint.machine, identity, moved, top), skipped
+        )
+
+
+@contextmanager
+def stand(of: Subject) -> Any:
+    """A `Stand` of `of`, whose pipeline is dropped afterwards."""
+    if of.pictures:
+        fetch()
+    with hushed():
+        check_sizes(of.suite, 1, of.model.name)
+        here = Stand(of, load_pipeline(of.model, REFERENCE, of.device))
+    try:
+        yield here
+    finally:
+        del here
+        _release(of.device)
+
+
+class Stand:
+    """BF16's pipeline, and what it draws when nothing is changed: `record`."""
+
+    def __init__(self, of: Subject, pipe: ErnieImagePipeline) -> None:
+        self.of = of
+        self._pipe: Any = pipe
+        self._drawn = self._draw(of.drawn)
+        self.record = self._record()
+
+    def ceiling(self) -> dict[str, float]:
+        """How far BF16 is from itself with other seeds, by figure."""
+        with hushed():
+            return ceiling(self._pipe, self.of.drawn, self.record, self._draw, self.of.teacher_cases)
+
+    def under(self, change: Change) -> Moved:
+        """How far a `change` moves it."""
+        if change.environment is not None:
+            return self.beside(self._elsewhere(change), change.title)
+        assert change.lasting is not None
+        began = perf_counter()
+        with hushed():
+            with contextmanager(change.lasting)(self._pipe):
+                build = self._build()
+                drawn = self._draw(self.of.drawn)
+                parts = parts_of(self._pipe, self.of.drawn, self.record, self.of.teacher_cases)
+            found = images_of(drawn, self.record.pictures, self._device) if self.of.pictures else {}
+            same = sum(
+                Picture.from_pixels(case, one.pixels).sha256 == picture.sha256
+                for picture in self.record.pictures
+                for case, one in drawn.items()
+                if case == picture.case
+            )
+        return self._moved(change.title, found | parts, same, build, perf_counter() - began)
+
+    def beside(self, record: Record, title: str) -> Moved:
+        """How far it is from what BF16 did elsewhere, or in another process."""
+        began = perf_counter()
+        with hushed():
+            parts = parts_of(self._pipe, self.of.drawn, record, self.of.teacher_cases)
+            found = images_of(self._drawn, record.pictures, self._device) if self.of.pictures else {}
+        theirs = {picture.case: picture.sha256 for picture in record.pictures}
+        same = sum(theirs.get(picture.case) == picture.sha256 for picture in self.record.pictures)
+        return self._moved(title, found | parts, same, record.fingerprint, perf_counter() - began)
+
+    @property
+    def _device(self) -> str:
+        return str(self._pipe._execution_device)
+
+    def _build(self) -> Fingerprint:
+        return take_fingerprint(self._device)
+
+    def _draw(self, suite: Suite) -> dict[str, Drawn]:
+        """The pictures of `suite` by case; none where they mean nothing."""
+        if not self.of.pictures:
+            return {}
+        with hushed():
+            return {case.id: draw(self._pipe, case, suite) for case in suite.cases}
+
+    def _record(self) -> Record:
+        from ernie_qa.teacher import recorded
+
+        with hushed():
+            tape = recorded(self._pipe, self.of.drawn, self.of.teacher_cases, {})
+        return Record(
+            schema=SCHEMA,
+            created=_now(),
+            model=self.of.model.identity,
+            recipe=Identity(REFERENCE, find_recipe(REFERENCE).hash),
+            suite=Identity(self.of.suite.name, self.of.suite.hash),
+            fingerprint=self._build(),
+            figures={},
+            pictures=tuple(Picture.from_pixels(case, one.pixels) for case, one in self._drawn.items()),
+            reference=None,
+            trajectories=tape,
+        )
+
+    def _elsewhere(self, change: Change) -> Record:
+        """What a process in the change's environment draws."""
+        assert change.environment is not None
+        of = self.of
+        with tempfile.TemporaryDirectory(prefix="ernie_qa-calibrate-") as directory:
+            place = Path(directory) / "record"
+            command = [sys.executable, "-m", "ernie_qa.cli", "calibrate", str(of.model.path)]
+            command += ["--suite", str(of.suite.path), "--device", of.device, "--record", str(place)]
+            command += ["--cases", str(len(of.drawn.cases)), "--teacher-cases", str(of.teacher_cases)]
+            ended = subprocess.run(
+                command,
+                env={**environ, **change.environment()},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PROCESS_SECONDS,
+            )
+            if ended.returncode:
+                said = next(iter(ended.stderr.strip().splitlines()[-1:]), f"exit code {ended.returncode}")
+                raise UnavailableError(f"its process ended in an error: {said}")
+            record = load_record(place)
+            # the directory goes, and the tape with it
+            assert record.trajectories is not None
+            tape = type(record.trajectories).from_bytes(record.trajectories.content())
+            return replace(record, trajectories=tape)
+
+    def _moved(
+        self, title: str, figures: dict[str, float], same: int, changed: Fingerprint, seconds: float
+    ) -> Moved:
+        return Moved(
+            title=title,
+            figures=figures,
+            same=same,
+            pictures=len(self.record.pictures),
+            cases=len(self.of.drawn.cases),
+            teacher_cases=min(self.of.teacher_cases, len(self.of.drawn.cases)),
+            seconds=round(seconds, 3),
+            created=_now(),
+            reference=self.record.hash,
+            build=self.record.fingerprint,
+            changed=changed,
+        )
+
+
+def _other(path: Path, of: Subject) -> Record:
+    """A record of BF16 from elsewhere. InputError where it is not of the same model and suite."""
+    record = load_record(path)
+    for kind, ours, theirs in (
+        ("recipe", find_recipe(REFERENCE).hash, record.recipe.hash),
+        ("model", of.model.identity.hash, record.model.hash),
+        ("suite", of.suite.hash, record.suite.hash),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"--against {path}: of another {kind} ({theirs[:12]}) than this ({ours[:12]}): make it with "
+                "`ernie-qa calibrate MODEL --record DIR` there"
+            )
+    if of.suite.use_pe and not record.figures == {}:
+        raise InputError(
+            f"--against {path}: its pictures were drawn of what the prompt enhancer wrote: make it with "
+            "`ernie-qa calibrate MODEL --record DIR` there"
+        )
+    if record.trajectories is None:
+        raise InputError(f"--against {path}: it holds no trajectories: observe bf16 again there")
+    missing = {case.id for case in of.drawn.cases} - {picture.case for picture in record.pictures}
+    if of.pictures and missing:
+        raise InputError(
+            f"--against {path}: it has no picture of {', '.join(sorted(missing))}: --cases there"
+        )
+    return record
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _release(device: str) -> None:
+    gc.collect()
+    if device != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()
