@@ -50,7 +50,7 @@ def document(session: Session) -> dict[str, Any]:
                 "recipe": outcome.verdict.recipe,
                 "status": outcome.verdict.status,
                 "record": outcome.record.hash,
-                "checks": [asdict(check) for check in outcome.verdict.checks],
+                "checks": [{**asdict(check), "position": check.position} for check in outcome.verdict.checks],
                 "waivers": [
                     {**asdict(waiver), "until": waiver.until.isoformat()}
                     for waiver in outcome.verdict.waivers
