@@ -28,7 +28,7 @@ from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
 from ernie_qa.execute import hushed
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import take_fingerprint
-from ernie_qa.models.find import Model, find_model
+from ernie_qa.models.find import Model, find_model, vae_scale_factor
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.record import SCHEMA, Identity, Picture, Record, load_record
@@ -86,6 +86,7 @@ def subject(
     if wanted is None:
         raise InputError(f"{found.path}: no ernie_qa.json here names a suite for this model; say which one")
     known = find_suite(wanted)
+    check_sizes(known, vae_scale_factor(found), found.name)
     if cases is not None and not 1 <= cases <= len(known.cases):
         raise InputError(f"--cases {cases}: allowed are 1 to {len(known.cases)}, the cases of {known.name}")
     if teacher_cases < 0:
@@ -110,7 +111,9 @@ def calibrate(
 ) -> Result:
     """Measure how far BF16 is from BF16 under each of `wanted`, and from the records `against`, of BF16 on
     other machines. ErnieQAError where BF16 cannot be drawn, or nothing could be measured."""
-    others = {f"against-{path.name}": _other(path, of) for path in against}
+    others = {f"against-{path.resolve().name}": _other(path, of) for path in against}
+    if len(others) < len(against):
+        raise InputError("--against: two directories have one name, which names the change; rename one")
     steps = [REFERENCE, "other-seeds", *(one.name for one in wanted), *others]
     done = iter(range(len(steps)))
     skipped: dict[str, str] = {}
@@ -155,7 +158,6 @@ def stand(of: Subject) -> Any:
     if of.pictures:
         fetch()
     with hushed():
-        check_sizes(of.suite, 1, of.model.name)
         here = Stand(of, load_pipeline(of.model, REFERENCE, of.device))
     try:
         yield here
@@ -181,7 +183,8 @@ class Stand:
     def under(self, change: Change) -> Moved:
         """How far a `change` moves it."""
         if change.environment is not None:
-            return self.beside(self._elsewhere(change), change.title)
+            began = perf_counter()
+            return self.beside(self._elsewhere(change), change.title, began)
         assert change.lasting is not None
         began = perf_counter()
         with hushed():
@@ -198,9 +201,9 @@ class Stand:
             )
         return self._moved(change.title, found | parts, same, build, perf_counter() - began)
 
-    def beside(self, record: Record, title: str) -> Moved:
-        """How far it is from what BF16 did elsewhere, or in another process."""
-        began = perf_counter()
+    def beside(self, record: Record, title: str, began: float | None = None) -> Moved:
+        """How far it is from what BF16 did elsewhere, or in another process, which `began` then."""
+        began = perf_counter() if began is None else began
         with hushed():
             parts = parts_of(self._pipe, self.of.drawn, record, self.of.teacher_cases)
             found = images_of(self._drawn, record.pictures, self._device) if self.of.pictures else {}
