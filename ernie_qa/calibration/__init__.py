@@ -22,18 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.noise import Moved, Noise
 from ernie_qa.calibration.figures import ceiling, images_of, parts_of
+from ernie_qa.calibration.subject import Subject, other, subject
 from ernie_qa.changes import Change, changes
 from ernie_qa.drawing import Drawn, draw
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
 from ernie_qa.execute import hushed
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import take_fingerprint
-from ernie_qa.models.find import Model, find_model, vae_scale_factor
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.record import SCHEMA, Identity, Picture, Record, load_record
-from ernie_qa.rungs.components import CASES
-from ernie_qa.suite import Suite, check_sizes, find_suite
+from ernie_qa.suite import Suite
 from ernie_qa.toml_input import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,29 +43,9 @@ if TYPE_CHECKING:
 PROCESS_SECONDS = 3600
 """What another process may take, at most."""
 
+__all__ = ["Result", "Stand", "Subject", "calibrate", "chosen", "stand", "subject"]
+
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is calibrated: a model with a suite on a device, the first `cases` of it (all without a number),
-    and `teacher_cases` of these for the parts."""
-
-    model: Model
-    suite: Suite
-    device: str
-    cases: int | None = None
-    teacher_cases: int = CASES
-
-    @property
-    def drawn(self) -> Suite:
-        """The cases that are drawn, as they stand."""
-        return replace(self.suite, cases=self.suite.cases[: self.cases], use_pe=False)
-
-    @property
-    def pictures(self) -> bool:
-        """Whether pictures are compared: those of random weights are noise."""
-        return self.model.weights != "random"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +54,6 @@ class Result:
 
     noise: Noise
     skipped: dict[str, str]
-
-
-def subject(
-    model: str, suite: str | None, device: str, cases: int | None, teacher_cases: int = CASES
-) -> Subject:
-    """What is to be calibrated, checked. InputError where something is wrong."""
-    found = find_model(model)
-    wanted = suite or found.suite
-    if wanted is None:
-        raise InputError(f"{found.path}: no ernie_qa.json here names a suite for this model; say which one")
-    known = find_suite(wanted)
-    check_sizes(known, vae_scale_factor(found), found.name)
-    if cases is not None and not 1 <= cases <= len(known.cases):
-        raise InputError(f"--cases {cases}: allowed are 1 to {len(known.cases)}, the cases of {known.name}")
-    if teacher_cases < 0:
-        raise InputError(f"{teacher_cases} teacher cases: needed is 0 or more")
-    return Subject(found, known, device, cases, teacher_cases)
 
 
 def chosen(names: Sequence[str] = ()) -> tuple[Change, ...]:
@@ -111,7 +73,7 @@ def calibrate(
 ) -> Result:
     """Measure how far BF16 is from BF16 under each of `wanted`, and from the records `against`, of BF16 on
     other machines. ErnieQAError where BF16 cannot be drawn, or nothing could be measured."""
-    others = {f"against-{path.resolve().name}": _other(path, of) for path in against}
+    others = {f"against-{path.resolve().name}": other(path, of) for path in against}
     if len(others) < len(against):
         raise InputError("--against: two directories have one name, which names the change; rename one")
     steps = [REFERENCE, "other-seeds", *(one.name for one in wanted), *others]
@@ -285,34 +247,6 @@ class Stand:
             build=self.record.fingerprint,
             changed=changed,
         )
-
-
-def _other(path: Path, of: Subject) -> Record:
-    """A record of BF16 from elsewhere. InputError where it is not of the same model and suite."""
-    record = load_record(path)
-    for kind, ours, theirs in (
-        ("recipe", find_recipe(REFERENCE).hash, record.recipe.hash),
-        ("model", of.model.identity.hash, record.model.hash),
-        ("suite", of.suite.hash, record.suite.hash),
-    ):
-        if ours != theirs:
-            raise InputError(
-                f"--against {path}: of another {kind} ({theirs[:12]}) than this ({ours[:12]}): make it with "
-                "`ernie-qa calibrate MODEL --record DIR` there"
-            )
-    if of.suite.use_pe and not record.figures == {}:
-        raise InputError(
-            f"--against {path}: its pictures were drawn of what the prompt enhancer wrote: make it with "
-            "`ernie-qa calibrate MODEL --record DIR` there"
-        )
-    if record.trajectories is None:
-        raise InputError(f"--against {path}: it holds no trajectories: observe bf16 again there")
-    missing = {case.id for case in of.drawn.cases} - {picture.case for picture in record.pictures}
-    if of.pictures and missing:
-        raise InputError(
-            f"--against {path}: it has no picture of {', '.join(sorted(missing))}: --cases there"
-        )
-    return record
 
 
 def _now() -> str:
