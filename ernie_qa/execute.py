@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ernie_qa import allocator, compile_cache
+from ernie_qa.baseline.noise import find_noise
 from ernie_qa.baseline.store import find_baseline
 from ernie_qa.errors import BaselineError, ErnieQAError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import machine_of
+from ernie_qa.floor import unmeasured
 from ernie_qa.judge import judge
 from ernie_qa.meter import require_device
 from ernie_qa.observe import Observation, arm_of
@@ -30,6 +33,7 @@ from ernie_qa.suite import more_seeds
 from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
+    from ernie_qa.baseline.noise import Noise
     from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.baseline.store import Baseline
     from ernie_qa.plan import Plan
@@ -72,6 +76,7 @@ class Session:
         self._all_rungs = all_rungs
         self._baselines = baselines
         self._baseline: Baseline | None = None
+        self._noise: Noise | None = None
         self._require_baseline = require_baseline
         self._progress = progress
         self._prepared = False
@@ -117,6 +122,19 @@ class Session:
         near = path.relative_to(here) if path.is_relative_to(here) else path
         return f"compared with what was accepted in {near}"
 
+    @property
+    def floor(self) -> str:
+        """Whether there is a noise floor, in one line; empty without baselines or an outcome."""
+        if self._baselines is None or not self._outcomes:
+            return ""
+        record = next(iter(self._outcomes.values())).record
+        if why := unmeasured(record, self._noise):
+            return f"{why.removesuffix('`')} --baselines {shlex.quote(str(self._baselines))}`"
+        assert self._noise is not None
+        if self._noise.deterministic:
+            return "noise floor: deterministic"
+        return f"noise floor: BF16 itself under {', '.join(self._noise.changes)}"
+
     def __iter__(self) -> Iterator[Outcome]:
         return (self.outcome(recipe) for recipe in self.plan.recipes)
 
@@ -138,6 +156,9 @@ class Session:
                 if self._baselines:
                     machine = machine_of(self.plan.device)
                     self._baseline = find_baseline(self._baselines, self.plan.model.name, machine)
+                    self._noise = find_noise(
+                        self._baselines, self.plan.model.name, machine, self.plan.suite.name
+                    )
             except (UnavailableError, BaselineError) as error:
                 self._lacking = error
             self._prepared = True
@@ -155,7 +176,12 @@ class Session:
             reference = None if recipe.name == REFERENCE else bf16
             record = self._finished(recipe) if reference else bf16
             verdict = judge(
-                record, reference, recipe, self._baseline, require_baseline=self._require_baseline
+                record,
+                reference,
+                recipe,
+                self._baseline,
+                require_baseline=self._require_baseline,
+                noise=self._noise,
             )
             self._outcomes[recipe.name] = Outcome(record, verdict)
         return self._outcomes[recipe.name]
@@ -230,7 +256,7 @@ class Session:
             accepted=accepted,
             teacher_cases=self.plan.teacher_cases,
         )
-        return Observation(arm, all_rungs=self._all_rungs)
+        return Observation(arm, all_rungs=self._all_rungs, noise=self._noise)
 
     def _accepted_pictures(self) -> Pictures | None:
         """What BF16 is compared with to see whether it moved: pictures that were accepted for this suite."""

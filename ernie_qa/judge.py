@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_qa import regression
+from ernie_qa.floor import floored
 from ernie_qa.recipe import REFERENCE, Recipe, find_recipe
 from ernie_qa.record import Record
 from ernie_qa.rungs import Evidence, check_limits, rungs
 from ernie_qa.verdict import Check, Status, Verdict, WaiverUse
 
 if TYPE_CHECKING:
+    from ernie_qa.baseline.noise import Noise
     from ernie_qa.baseline.store import Baseline
     from ernie_qa.recipe import Waiver
     from ernie_qa.rungs import Rung
@@ -27,14 +29,16 @@ def judge(
     baseline: Baseline | None = None,
     *,
     require_baseline: bool = False,
+    noise: Noise | None = None,
     today: date | None = None,
 ) -> Verdict:
     """Hold `record` against the limits of `recipe`, rung by rung, and against what `baseline` accepted.
 
     `reference` is the record that its pictures were compared with. A record can be judged again anywhere,
     later, under other limits. Where nothing was accepted, regression checks are not applicable, or not
-    comparable with `require_baseline`. Waivers end by `today`, in UTC unless it is given. RecipeError where
-    the recipe is wrong or limits what no rung measures.
+    comparable with `require_baseline`. `noise` is the floor; a check whose limit lies within it is not
+    comparable. Waivers end by `today`, in UTC unless it is given. RecipeError where the recipe is wrong or
+    limits what no rung measures.
     """
     wanted = find_recipe(recipe)
     check_limits(wanted)
@@ -46,14 +50,19 @@ def judge(
         replace(check, required=False) if check.name in informational else check
         for check in (
             *_reference_checks(unsound),
-            *_checks(evidence),
-            *regression.checks(evidence, baseline, require=require_baseline),
+            *floored(
+                evidence,
+                (*_checks(evidence), *regression.checks(evidence, baseline, require=require_baseline)),
+                noise,
+            ),
         )
     )
     return _waived(wanted.name, checks, gate.waivers if gate else (), today or datetime.now(UTC).date())
 
 
-def refusal(record: Record, reference: Record | None, recipe: Recipe, rung: Rung) -> Check | None:
+def refusal(
+    record: Record, reference: Record | None, recipe: Recipe, rung: Rung, noise: Noise | None = None
+) -> Check | None:
     """The first required check of one `rung` that failed, waivers counted in; None where none did.
 
     What `record` holds of the later rungs does not matter: it need not be complete. `reference` is None
@@ -62,7 +71,9 @@ def refusal(record: Record, reference: Record | None, recipe: Recipe, rung: Rung
     evidence = Evidence(record, reference, recipe)
     gate = evidence.gate
     informational = gate.informational if gate else frozenset()
-    checks = tuple(check for check in rung.judge(evidence) if check.name not in informational)
+    checks = tuple(
+        check for check in floored(evidence, rung.judge(evidence), noise) if check.name not in informational
+    )
     waivers = gate.waivers if gate else ()
     verdict = _waived(recipe.name, checks, waivers, datetime.now(UTC).date())
     return next((check for check in verdict.of(Status.FAIL) if check.rung == rung.NAME), None)

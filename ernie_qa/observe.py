@@ -25,6 +25,7 @@ from ernie_qa.suite import Suite, check_sizes, find_suite
 if TYPE_CHECKING:
     from diffusers import ErnieImagePipeline
 
+    from ernie_qa.baseline.noise import Noise
     from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.suite import Case
 
@@ -103,10 +104,11 @@ class Observation:
     `finish` or `close`.
 
     The rungs begin in the ladder's order. What one of them knows then is judged at once, and a required check
-    that fails ends the arm: nothing is left to draw. Not with `all_rungs`.
+    that fails ends the arm: nothing is left to draw. Not with `all_rungs`, nor where its limit lies below the
+    floor of `noise`.
     """
 
-    def __init__(self, arm: Arm, *, all_rungs: bool = False) -> None:
+    def __init__(self, arm: Arm, *, all_rungs: bool = False, noise: Noise | None = None) -> None:
         live: Any = arm.pipe
         self.arm = arm
         self._place = live._execution_device
@@ -127,7 +129,7 @@ class Observation:
                     continue
                 self._known[rung.NAME] = known
                 if not all_rungs and (
-                    failed := refusal(self._record(self._known, ()), sound, arm.recipe, rung)
+                    failed := refusal(self._record(self._known, ()), sound, arm.recipe, rung, noise)
                 ):
                     self.ended = Ended(rung.NAME, failed.label, failed.message)
                     break

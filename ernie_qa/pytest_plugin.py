@@ -286,6 +286,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if run.session.compared:
         terminalreporter.write_line("")
         terminalreporter.write_line(run.session.compared)
+        terminalreporter.write_line(run.session.floor)
     for warning in plan.warnings:
         terminalreporter.write_line(warning)
     if run.session.broken:

@@ -29,7 +29,8 @@ class Check:
     """One measured figure against one limit.
 
     `measured` and `limit` are in `unit`, or None where the check is not about a number; `message` says
-    what was measured, the limit, where, and what to look at next.
+    what was measured, the limit, where, and what to look at next. `floor` is how far BF16 is from itself
+    under changes that ought not to matter, and `ceiling` with other seeds; None where that is not known.
     """
 
     name: str
@@ -42,6 +43,17 @@ class Check:
     measured: float | None = None
     limit: float | None = None
     unit: str = ""
+    floor: float | None = None
+    ceiling: float | None = None
+
+    @property
+    def position(self) -> float | None:
+        """(measured - floor) / (ceiling - floor): 0 is as far as BF16 is from itself where nothing that
+        matters has changed, 1 as far as with another seed; below 0 it is nearer. None without one of them."""
+        if self.measured is None or self.floor is None or self.ceiling in (None, self.floor):
+            return None
+        assert self.ceiling is not None
+        return (self.measured - self.floor) / (self.ceiling - self.floor)
 
     @property
     def label(self) -> str:

@@ -33,6 +33,8 @@ INDEX = "index.json"
 """Names every recipe that is accepted beside it, with the hash of its file, and the hash of the pictures: a
 file that was removed, or is of an earlier state, does not fit."""
 CANDIDATES = "candidates"
+NOISE = "noise"
+"""Holds the noise floors (`ernie_qa.baseline.noise`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,7 @@ def _place(file: Path) -> Path:
 def _directories(root: Path) -> list[Path]:
     """The models below `root`."""
     found = (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return sorted(path for path in found if path.name != CANDIDATES)
+    return sorted(path for path in found if path.name not in (CANDIDATES, NOISE))
 
 
 def _read(place: Path, machine: str) -> Baseline:

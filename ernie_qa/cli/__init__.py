@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from ernie_qa.cli import (
     baseline,
+    calibrate,
     capsule,
     doctor,
     explain,
@@ -28,6 +29,7 @@ BAD_INPUT = 2
 COMMANDS = (
     gate,
     baseline,
+    calibrate,
     capsule,
     doctor,
     explain,

@@ -155,6 +155,7 @@ def _accept(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from ernie_qa.baseline.noise import verify_noise
     from ernie_qa.baseline.store import finish, locked, verify
 
     if options.finish:
@@ -171,6 +172,8 @@ def _verify(options: argparse.Namespace) -> int:
         )
     if not found:
         print(f"{options.baselines}: nothing is accepted yet")
+    for file, noise in verify_noise(options.baselines):
+        print(f"{file}: the noise floor under {len(noise.changes)} changes, as measured")
     return 0
 
 

@@ -162,7 +162,7 @@ def _gate(options: argparse.Namespace) -> int:
         width = shutil.get_terminal_size().columns
         print("\n".join(lines(verdicts, colour=colour, width=width)))
         if session.compared:
-            print(f"\n{session.compared}")
+            print(f"\n{session.compared}\n{session.floor}")
         for warning in checked.warnings:
             print(f"\n{warning}")
         if bundle:

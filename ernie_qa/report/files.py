@@ -67,7 +67,7 @@ def _values(check: Check) -> dict[str, Any]:
     """A check as JSON values; JSON has no infinity (PSNR of identical pictures), its message says it."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in asdict(check).items()
+        for name, value in (asdict(check) | {"position": check.position}).items()
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from ernie_qa.report.wrap import wrapped
+from ernie_qa.report.wrap import table, wrapped
 from ernie_qa.rungs import BASELINE
 from ernie_qa.verdict import Check, Status, Verdict, worst
 
@@ -21,7 +21,11 @@ MESSAGES = 8
 
 def lines(verdicts: Sequence[Verdict], *, colour: bool = False, width: int = 80) -> list[str]:
     """The table, and below it what each check that did not pass has to say."""
-    return [*_table(verdicts, colour, width), *_messages(verdicts, colour, width)]
+    return [
+        *_table(verdicts, colour, width),
+        *_positions(verdicts),
+        *_messages(verdicts, colour, width),
+    ]
 
 
 def nearest(verdict: Verdict) -> tuple[Check, float] | None:
@@ -35,6 +39,25 @@ def nearest(verdict: Verdict) -> tuple[Check, float] | None:
         if check.required and check.rung != BASELINE and (share := _share(check)) is not None
     ]
     return max(used, key=lambda pair: pair[1], default=None)
+
+
+def _positions(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Where the means lie between BF16's own noise and another seed; nothing where that is not known."""
+    found = {
+        verdict.recipe: {
+            check.name.partition(".")[2]: f"{check.position:.1%}"
+            for check in verdict.checks
+            if check.position is not None and check.name.endswith("_mean") and check.unit != "dB"
+        }
+        for verdict in verdicts
+    }
+    names = list(dict.fromkeys(name for cells in found.values() for name in cells))
+    if names:
+        rows = [
+            [recipe, *(cells.get(name, "") for name in names)] for recipe, cells in found.items() if cells
+        ]
+        yield from table(("beside BF16", *names), rows)
+        yield "0% is BF16 under a change that ought not to matter, 100% BF16 with another seed"
 
 
 def _share(check: Check) -> float | None:

@@ -57,13 +57,13 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     why = _unlike(arm)
     pipe: Any = arm.pipe
     device = str(pipe.device)
-    found = {} if arm.reference is None or why else _scores(drawn, arm.reference.pictures, device)
+    found = {} if arm.reference is None or why else scored(drawn, arm.reference.pictures, device)
     for case, scores in found.items():
         if case in cases:
             cases[case]["scores"] = {name: _stored(score) for name, score in scores.items()}
     return {
         "cases": cases,
-        "metrics": _summaries(found, list(cases)),
+        "metrics": summarised(found, list(cases)),
         "reference": arm.reference.hash if arm.reference and not why else None,
         "why": why,
         "drift": _drift(arm, drawn, device),
@@ -73,9 +73,9 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
 def _drift(arm: Arm, drawn: Mapping[str, Drawn], device: str) -> dict[str, Any] | None:
     if arm.accepted is None:
         return None
-    found = _scores(drawn, arm.accepted.pictures, device)
+    found = scored(drawn, arm.accepted.pictures, device)
     cases = [picture.case for picture in arm.accepted.pictures]
-    return {"pictures": arm.accepted.hash, "metrics": _summaries(found, cases)}
+    return {"pictures": arm.accepted.hash, "metrics": summarised(found, cases)}
 
 
 def _case(case: Case, drawn: Drawn | None) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _unlike(arm: Arm) -> str | None:
     return None
 
 
-def _scores(
+def scored(
     drawn: Mapping[str, Drawn], pictures: Iterable[Picture], device: str
 ) -> dict[str, dict[str, float]]:
     """Case -> metric -> score against `pictures`, for the cases that both drew in one size."""
@@ -121,7 +121,7 @@ def _scores(
     return {case: {name: column[row] for name, column in columns.items()} for row, case in enumerate(pairs)}
 
 
-def _summaries(found: Mapping[str, dict[str, float]], cases: list[str]) -> dict[str, dict[str, Any]]:
+def summarised(found: Mapping[str, dict[str, float]], cases: list[str]) -> dict[str, dict[str, Any]]:
     return {
         metric.NAME: _summary(metric, [found.get(case, {}) for case in cases], cases) for metric in metrics()
     }
@@ -279,7 +279,7 @@ def without_seeds(record: Record, more: int) -> Record:
     }
     metrics = {
         name: {**summary, "definition": figures["metrics"][name]["definition"]}
-        for name, summary in _summaries(scores, list(cases)).items()
+        for name, summary in summarised(scores, list(cases)).items()
         if name in figures["metrics"]
     }
     narrowed = {**figures, "cases": cases, "metrics": metrics}

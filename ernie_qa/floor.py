@@ -1,0 +1,103 @@
+"""Figures and limits beside the noise floor: a limit below it would stop BF16 itself, and is refused. Imports
+no torch.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ernie_qa.baseline.accepted import DRIFT
+from ernie_qa.rungs import BASELINE, rungs
+from ernie_qa.verdict import Check, Status
+
+if TYPE_CHECKING:
+    from ernie_qa.baseline.accepted import Accepted
+    from ernie_qa.baseline.noise import Floor, Noise
+    from ernie_qa.record import Record
+    from ernie_qa.rungs import Evidence
+
+NAME = "noise"
+"""What the check that says whether there is a floor begins with."""
+
+
+def floored(evidence: Evidence, checks: Iterable[Check], noise: Noise | None) -> Iterator[Check]:
+    """The checks, each figure beside its floor and ceiling. One whose limit lies below the floor is not
+    comparable: neither its pass nor its failure says anything. Without a floor, a check that tells so."""
+    why = unmeasured(evidence.record, noise)
+    if noise is None or why:
+        yield from checks
+        yield Check(f"{NAME}.floor", NAME, Status.NOT_APPLICABLE, why or "", required=False)
+        return
+    told = f"measured under {', '.join(noise.changes)}"
+    if noise.deterministic:
+        told += ": deterministic, not a bit moved"
+    yield Check(f"{NAME}.floor", NAME, Status.NOT_APPLICABLE, told, required=False)
+    bounds = _bounds()
+    for check in checks:
+        figure = _figure(check.name)
+        found = noise.floor(figure, bounds[figure]) if figure in bounds else None
+        yield _floored(check, evidence, found, noise.ceiling.get(figure), bounds) if found else check
+
+
+def unmeasured(record: Record, noise: Noise | None) -> str | None:
+    """Why there is no floor for `record`, and the command that measures one; None where there is."""
+    command = f"ernie-qa calibrate {shlex.quote(record.model.name)} --suite {record.suite.name}"
+    if noise is None:
+        return f"floor not measured: `{command}`"
+    unlike = noise.unlike(record)
+    return f"floor not measured: {unlike}: `{command}`" if unlike else None
+
+
+def refused(accepted: Accepted, noise: Noise | None) -> str | None:
+    """The first limit of accepted figures that lies below its floor, in one line; None where none does."""
+    if noise is None or (accepted.model.hash, accepted.machine) != (noise.model.hash, noise.machine):
+        return None
+    if accepted.suite.hash != noise.suite.hash:
+        return None
+    bounds = _bounds()
+    for name, figure in accepted.figures.items():
+        plain = _figure(name)
+        found = noise.floor(plain, bounds[plain]) if plain in bounds else None
+        if found and figure.limit is not None and _below(figure.limit, found, bounds[plain]):
+            return f"{accepted.recipe.name}: {name}: {_told(figure.limit, found, accepted=True)}"
+    return None
+
+
+def _floored(
+    check: Check, evidence: Evidence, floor: Floor, ceiling: float | None, bounds: Mapping[str, str]
+) -> Check:
+    accepted = check.name.startswith(f"{BASELINE}.")
+    bound = bounds[_figure(check.name)]
+    beside = check if accepted else replace(check, floor=floor.value, ceiling=ceiling)
+    limit = evidence.limits.get(check.name)
+    value = check.limit if limit is None else getattr(limit, bound)
+    # pairs are held to a ratio, which has no floor
+    judged = check.status in (Status.PASS, Status.FAIL) and check.unit != "times"
+    if not judged or value is None or not _below(value, floor, bound):
+        return beside
+    return replace(beside, status=Status.NOT_COMPARABLE, message=_told(value, floor, accepted=accepted))
+
+
+def _below(limit: float, floor: Floor, bound: str) -> bool:
+    return limit < floor.value if bound == "max" else limit > floor.value
+
+
+def _told(limit: float, floor: Floor, *, accepted: bool) -> str:
+    what = "accept it with a run under that change too" if accepted else "set it beyond the floor"
+    return (
+        f"the limit {limit:.4g} is within the noise floor, {floor.value:.4g}, which BF16 itself reaches "
+        f"under {floor.change}: {what}, or mend what makes that change matter and calibrate again"
+    )
+
+
+def _figure(check: str) -> str:
+    """The figure that a check is about, as a limit names it."""
+    rung, _, figure = check.removeprefix(f"{BASELINE}.").partition(".")
+    return f"{rung}.{figure.removeprefix(DRIFT)}"
+
+
+def _bounds() -> dict[str, str]:
+    return {name: bound for rung in rungs() for name, bound in rung.LIMITS.items()}
