@@ -12,6 +12,7 @@ from ernie_qa.fidelity.components import cosine, divergence, gain, relative_l2, 
 from ernie_qa.fidelity.extents import spoken, steps, text
 from ernie_qa.meter import now
 from ernie_qa.teacher import USED, Tape, logits, previous, probed, tapped, token_ids
+from ernie_qa.wiring import Wiring
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,7 @@ def replayed(
             "pe": spoken(said, any(case.id in words for case in fed)),
             "vae": {case: one.vae for case, one in found.items()},
             "scheduler": {case: one.scheduler for case, one in found.items()},
+            "fed": {case: one.fed for case, one in found.items()},
             "tokenizers": other_ids(pipe, suite, tape),
             "missing": missing,
             "layers": layers,
@@ -89,6 +91,7 @@ class Replay:
     steps      a call of the transformer each: `timestep`, `l2` and `cosine` of its prediction
     vae        `identical`, `l2`, `max_abs` (of values in -1 to 1, as they are decoded)
     scheduler  what differs from BF16's, in words
+    fed        part -> what else reached it than ought to have, in words (`ernie_qa.wiring`)
     layers     component -> layer -> `l2` and `gain` of its output on `rows` rows of BF16's input
     missing    what one of the two drawings called more often than the other
     seconds    the drawing took, without what comparing took
@@ -103,6 +106,7 @@ class Replay:
         self._counts: Counter[str] = Counter()
         self._place: torch.device = live._execution_device
         self._comparing = 0.0
+        self.fed: dict[str, list[str]] = {}
         self.text: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self.vae: dict[str, Any] | None = None
@@ -113,12 +117,14 @@ class Replay:
 
     def draw(self, prompt: str | None = None) -> None:
         """Draw and compare; `prompt` is what BF16's prompt enhancer wrote."""
+        self._wiring = Wiring(self._live, prompt or self._case.prompt, self._suite.guidance > 1)
+        self.fed = self._wiring.found
         began = now(self._place)
-        with tapped(self._live, self._before, self._after):
+        with self._wiring.listening(), tapped(self._live, self._before, self._after):
             rehearse(self._live, self._case, self._suite, prompt=prompt)
         self.seconds = now(self._place) - began - self._comparing
         self._compare_schedule()
-        for part, key in (("text_encoder", "states"), ("transformer", "prediction")):
+        for part, key in (("text_encoder", "states"), ("transformer", "prediction"), ("scheduler", "prev")):
             wanted = sum(
                 name.startswith(f"{self._case.id}/{part}/") and name.endswith(f"/{key}")
                 for name in self._tape
@@ -130,7 +136,7 @@ class Replay:
         return self._tape.get(f"{self._case.id}/{name}")
 
     def _before(self, part: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        call = self._counts[part]
+        began, call = now(self._place), self._counts[part]
         taught: dict[str, Any] = {}
         if part == "text_encoder":
             taught = {"input_ids": self._at(f"text_encoder/{call}/ids")}
@@ -141,10 +147,22 @@ class Replay:
                 "text_bth": self._at(f"text/{int(index)}/bth"),
                 "text_lens": self._at(f"text/{int(index)}/lens"),
             }
-        elif part == "scheduler" and call == 0:
-            taught = {name: self._at(f"scheduler/{name}") for name in ("model_output", "sample")}
+        elif part == "scheduler":
+            # most of what a step is given stands there already
+            guided, first = self._at(f"scheduler/{call}/model_output"), self._at(f"scheduler/{call}/sample")
+            predicted, before = (
+                self._at(f"transformer/{call}/prediction"),
+                self._at(f"scheduler/{call - 1}/prev"),
+            )
+            taught = {
+                "model_output": predicted if guided is None else guided,
+                "sample": before if first is None else first,
+            }
         elif part == "vae":
             taught = {"z": self._at("vae/latents")}
+        # what another schedule ends with is the scheduler's fault, and is told there
+        self._wiring.before(part, call, inputs, {} if part == "vae" and self.scheduler else taught)
+        self._comparing += now(self._place) - began
         return inputs | {
             name: _as(value, inputs.get(name)).to(self._place)
             for name, value in taught.items()
@@ -154,12 +172,13 @@ class Replay:
     def _after(self, part: str, inputs: dict[str, Any], output: Any) -> None:
         began, call = now(self._place), self._counts[part]
         self._counts[part] += 1
+        self._wiring.after(part, call, inputs, output)
         if part == "text_encoder":
             self._compare_text(call, output)
         elif part == "transformer":
             self._compare_step(call, output)
-        elif part == "scheduler" and call == 0:
-            self._compare_first_step(output)
+        elif part == "scheduler":
+            self._compare_scheduled(call, output)
         elif part == "vae" and (bf16 := self._at("vae/decoded")) is not None:
             self.vae = difference(output[0], bf16)
         if self._layers and probed(part, call, self._suite):
@@ -184,12 +203,12 @@ class Replay:
                 }
             )
 
-    def _compare_first_step(self, output: Any) -> None:
-        bf16 = self._at("scheduler/prev")
-        if bf16 is not None:
+    def _compare_scheduled(self, call: int, output: Any) -> None:
+        bf16 = self._at(f"scheduler/{call}/prev")
+        if bf16 is not None and not self.scheduler:
             found = difference(previous(output), bf16)
             if not found["identical"]:
-                self.scheduler.append(f"its first step by {found['l2']:.3g} relative")
+                self.scheduler.append(f"its step {call + 1} by {found['l2']:.3g} relative")
 
     def _compare_schedule(self) -> None:
         import torch

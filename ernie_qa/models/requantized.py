@@ -1,4 +1,4 @@
-"""A component's quantized layers beside what its quantizer makes of the model's own weights, a layer at a time."""
+"""A component's quantized layers beside what its quantizer makes of the model's own weights, one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.fidelity.weights import weight_figures
+from ernie_qa.fidelity.weights import UNKNOWN, weight_figures
 from ernie_qa.models.unchanged import bare
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 READING = 4
-"""Threads that read ahead, and so many tensors at once: at full size 0.4 GB, read as fast as libraries load."""
+"""Threads that read ahead, and so many tensors at once: at full size 0.4 GB, read as fast as others load."""
 
 Requantize = Callable[["Module", "Tensor"], "tuple[Tensor, Tensor] | None"]
 
@@ -26,7 +26,7 @@ Requantize = Callable[["Module", "Tensor"], "tuple[Tensor, Tensor] | None"]
 def requantized(
     module: Module, groups: Mapping[str, int], directory: Path, place: torch.device, requantize: Requantize
 ) -> dict[str, Any]:
-    """Compare layers of `module`, name -> how many weights share a scale, with the safetensors in `directory`.
+    """Compare layers of `module`, name -> how many weights share a scale, with safetensors in a directory.
 
     `requantize` gives a layer's weight and the fresh one, see `Quantizer.weights`; it computes on `place`.
     Gives `same`, the number of layers whose two are equal to the bit, `layers` with `weight_figures` of the
@@ -40,7 +40,14 @@ def requantized(
     with ExitStack() as stack, torch.no_grad():
         for name, stored in _read(stack, directory, wanted):
             bf16 = stored.to(place, torch.bfloat16)
-            pair = requantize(module.get_submodule(name), bf16)
+            try:
+                pair = requantize(module.get_submodule(name), bf16)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError):
+                # what it stores does not fit together
+                found["layers"][name] = dict(UNKNOWN)
+                continue
             if pair is None:
                 found["other"] += 1
             elif torch.equal(*pair):
@@ -61,7 +68,9 @@ def _read(stack: ExitStack, directory: Path, wanted: dict[str, str]) -> Iterator
         names = iter([name for name in file.keys() if bare(name) in wanted])  # noqa: SIM118
         begun: list[tuple[str, Future[Tensor]]] = []
         while True:
-            begun += [(name, pool.submit(_copied, file, name)) for name in islice(names, READING - len(begun))]
+            begun += [
+                (name, pool.submit(_copied, file, name)) for name in islice(names, READING - len(begun))
+            ]
             if not begun:
                 break
             name, reading = begun.pop(0)

@@ -125,9 +125,9 @@ class Quantizer(Protocol):
     def weights(
         self, layer: "Module", bf16: "Tensor", options: Mapping[str, Any]
     ) -> "tuple[Tensor, Tensor] | None":
-        """The weight [out, in] of one quantized layer in float32, and what quantizing `bf16`, the model's own,
-        makes of it with `options` by the quantizer's own code; both on the device of `bf16`. None for a layer
-        that is no Linear. Leaves `layer` as it is."""
+        """The weight [out, in] of one quantized layer in float32, and what the quantizer's own code makes
+        with `options` of `bf16`, the model's own; both on the device of `bf16`. None for a layer that is no
+        Linear. Leaves `layer` as it is."""
 
     def watch(self, module: "Module") -> AbstractContextManager[Watching]:
         """Count what the layers run for as long as the context is open."""

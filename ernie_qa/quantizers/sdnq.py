@@ -6,6 +6,7 @@ their own say in it. See docs/activation.md.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -333,7 +334,14 @@ def _made(weight: Tensor, options: Mapping[str, Any]) -> Any:
 
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-    return sdnq_quantize_layer(layer, _config(options), torch_dtype=torch.bfloat16)[0].eval()
+    # SDNQ enters what it skips into the configuration that it is given, and warns with each that is made
+    config = copy.deepcopy(_shared_config(tuple(sorted(options.items()))))
+    return sdnq_quantize_layer(layer, config, torch_dtype=torch.bfloat16)[0].eval()
+
+
+@cache
+def _shared_config(options: tuple[tuple[str, Any], ...]) -> Any:
+    return _config(dict(options))
 
 
 def _dequantized(layer: Any, place: torch.device) -> Tensor:

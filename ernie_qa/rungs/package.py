@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.errors import UnavailableError
-from ernie_qa.fidelity.weights import weight_faults
+from ernie_qa.fidelity.weights import misfits
 from ernie_qa.models.checkpoint import pickles, tensor_bytes
 from ernie_qa.quantizers import find_quantizer, quantizer_names, stored_quantization
 from ernie_qa.quantizers.layers import (
@@ -93,6 +93,8 @@ def _weights(arm: Arm, name: str, module: Module) -> dict[str, Any]:
 
     pipe: Any = arm.pipe
     seen = arm.seen(name)
+    if stored_quantization(arm.model.path / name) is not None:
+        return {"why": "the model directory is quantized itself: pass BF16's, and this one as its artifact"}
     groups = {
         state.name: state.weight.get("group_size", state.weight.get("blocksize", 0))
         for state in seen.states
@@ -102,7 +104,12 @@ def _weights(arm: Arm, name: str, module: Module) -> dict[str, Any]:
     def requantize(layer: Module, bf16: Tensor) -> tuple[Tensor, Tensor] | None:
         return seen.quantizer.weights(layer, bf16, seen.options)
 
-    return requantized(module, groups, arm.model.path / name, pipe._execution_device, requantize)
+    try:
+        return requantized(module, groups, arm.model.path / name, pipe._execution_device, requantize)
+    except (AttributeError, ImportError, TypeError) as moved:
+        # names inside the quantizer's package: another release may have renamed them
+        why = f"{seen.quantizer.NAME} cannot quantize a weight again: {type(moved).__name__}: {moved}"
+        return {"why": f"{why}; upgrade ernie_qa, or use the release it knows"}
 
 
 def _component(arm: Arm, name: str, module: Module) -> dict[str, Any]:
@@ -303,12 +310,13 @@ def _artifact_check(component: str, found: Mapping[str, Any]) -> Check:
 
 
 def _weights_check(component: str, found: Mapping[str, Any]) -> Check:
-    """Each layer's weight must be what its quantizer makes of the model's own, but for rounding."""
-    if found["missing"]:
-        missing = found["missing"]
-        message = f"{component}: {len(missing)} weights are not in the model directory: {listed(missing)}"
+    """Each layer's weight has to be what its quantizer makes of the model's own, but for rounding."""
+    if "why" in found or found["missing"]:
+        missing = found.get("missing", [])
+        why = f"{len(missing)} weights are not in the model directory: {listed(missing)}"
+        message = f"{component}: {found.get('why', why)}"
         return Check(f"{NAME}.weights", NAME, Status.NOT_COMPARABLE, message, component=component)
-    wrong = sorted(weight_faults(found["layers"]), reverse=True)
+    wrong = sorted(misfits(found["layers"]), reverse=True)
     fault = f"{len(wrong)} layers are not what quantizing the model makes: "
     fault += listed([f"{name} ({said})" for _, name, said in wrong])
     passed = f"{found['same']} layers are to the bit what quantizing the model makes"
