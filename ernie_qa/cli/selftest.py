@@ -53,10 +53,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from ernie_qa.meter import require_device
-    from ernie_qa.report.selftest import document, lines, listing
     from ernie_qa.errors import InputError
     from ernie_qa.faults.rounding import rounded_otherwise
+    from ernie_qa.meter import require_device
+    from ernie_qa.report.selftest import document, lines, listing
     from ernie_qa.selftest import chosen
 
     if options.clean and (options.fault or options.recipe):

@@ -249,8 +249,8 @@ _SUMS = {
 
 
 def rounded_otherwise(number: int) -> tuple[Fault, ...]:
-    """So many clean variants beside those of the corpus: in every one the sums of some layers, or the latents,
-    are rounded otherwise in half of the places, which another seed draws."""
+    """So many clean variants beside those of the corpus: in every one the sums of some layers, or the
+    latents, are rounded otherwise in half of the places, which another seed draws."""
     found = []
     kinds = [(recipe, what) for recipe in (UINT4, NF4, INT8) for what in (*_SUMS, "latents")]
     for seed in range(number):
