@@ -47,7 +47,7 @@ def mirrored_latents(pipe: Any) -> None:
     calling(pipe, latents=lambda given: given.flip(-1))
 
 
-@fault("the prompt's last words cut off", rung="images", recipe=INT8)
+@fault("the prompt's last words cut off", rung="components", recipe=INT8)
 def cut_prompt(pipe: Any) -> None:
     calling(pipe, prompt=lambda given: given[: len(given) // 2])
 

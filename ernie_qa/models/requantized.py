@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +37,14 @@ def requantized(
 
     found: dict[str, Any] = {"same": 0, "layers": {}, "missing": [], "other": 0}
     wanted = {bare(f"{name}.weight"): name for name in groups}
-    with ExitStack() as stack, torch.no_grad():
-        for name, stored in _read(stack, directory, wanted):
+    with torch.no_grad(), closing(_read(directory, wanted)) as read:
+        for name, stored in read:
             bf16 = stored.to(place, torch.bfloat16)
             try:
                 pair = requantize(module.get_submodule(name), bf16)
             except torch.OutOfMemoryError:
                 raise
-            except (RuntimeError, ValueError):
+            except (RuntimeError, ValueError, IndexError):
                 # what it stores does not fit together
                 found["layers"][name] = dict(UNKNOWN)
                 continue
@@ -58,23 +58,22 @@ def requantized(
     return found
 
 
-def _read(stack: ExitStack, directory: Path, wanted: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
+def _read(directory: Path, wanted: dict[str, str]) -> Generator[tuple[str, Tensor], None, None]:
     """The `wanted` tensors of all files, which are taken out of it, by the layer's name."""
     from safetensors import safe_open
 
-    pool = stack.enter_context(ThreadPoolExecutor(READING))
     for path in sorted(directory.glob("*.safetensors")):
-        file: Any = stack.enter_context(safe_open(path, framework="pt"))
-        names = iter([name for name in file.keys() if bare(name) in wanted])  # noqa: SIM118
-        begun: list[tuple[str, Future[Tensor]]] = []
-        while True:
-            begun += [
-                (name, pool.submit(_copied, file, name)) for name in islice(names, READING - len(begun))
-            ]
-            if not begun:
-                break
-            name, reading = begun.pop(0)
-            yield wanted.pop(bare(name)), reading.result()
+        # the threads end before what they read is closed
+        with safe_open(path, framework="pt") as file, ThreadPoolExecutor(READING) as pool:
+            names = iter([name for name in file.keys() if bare(name) in wanted])  # noqa: SIM118
+            begun: list[tuple[str, Future[Tensor]]] = []
+            while True:
+                ahead = islice(names, READING - len(begun))
+                begun += [(name, pool.submit(_copied, file, name)) for name in ahead]
+                if not begun:
+                    break
+                name, reading = begun.pop(0)
+                yield wanted.pop(bare(name)), reading.result()
 
 
 def _copied(file: Any, name: str) -> Tensor:

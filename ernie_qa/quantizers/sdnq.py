@@ -148,7 +148,11 @@ def weights(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> tuple[Tenso
     """The layer's weight and the one that SDNQ makes of `bf16`, in float32; None for what is no Linear."""
     if layer.original_class.__name__ != "Linear":
         return None
-    return _dequantized(layer, bf16.device), _dequantized(_made(bf16.clone(), options), bf16.device)
+    live = _dequantized(layer, bf16.device)
+    # stored turned though its switch says otherwise: how it runs is another rung's to say
+    turned = live.shape != bf16.shape and live.shape == bf16.shape[::-1]
+    fresh = _dequantized(_made(bf16.clone(), options), bf16.device)
+    return live.T.contiguous() if turned else live, fresh
 
 
 def watch(module: Module) -> AbstractContextManager[Watch]:
