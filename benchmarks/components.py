@@ -38,8 +38,10 @@ def damage(module: Any, factor: float) -> int:
         for layer in module.modules():
             state = getattr(getattr(layer, "weight", None), "quant_state", None)
             if state is not None:
-                state.state2.absmax.mul_(factor)
-                state.offset.mul_(factor)
+                # on a CPU without double quantization, after the first forward
+                (state.state2 if state.nested else state).absmax.mul_(factor)
+                if state.nested:
+                    state.offset.mul_(factor)
             elif hasattr(layer, "sdnq_dequantizer"):
                 layer.scale.mul_(factor)
                 if layer.zero_point is not None:
@@ -80,7 +82,7 @@ def main() -> None:
     if options.device != "cpu":
         compile_cache.keep(options.device)
     suite = find_suite(options.suite)
-    suite = replace(suite, name="first-cases", cases=suite.cases[: options.cases])
+    suite = replace(suite, cases=suite.cases[: options.cases])
     with hushed():
         pipe: Any = load_pipeline(options.model, REFERENCE, options.device)
         reference = observe(pipe, REFERENCE, suite, teacher_cases=options.cases)

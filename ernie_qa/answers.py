@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.container import PUBLISHED
 from ernie_qa.drawing import rehearse
-from ernie_qa.replay import fed
+from ernie_qa.replay import fed, taught
 from ernie_qa.teacher import USED, Tape, kept, logits, previous, tapped, token_ids
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def answered(
 ) -> dict[str, torch.Tensor]:
     """What `pipe` makes of `tape`: for each case in it that the suite has.
 
-    Gives `CASE/text_encoder/N/states`, `CASE/transformer/N/prediction`, `CASE/scheduler/prev, sigmas,
+    Gives `CASE/text_encoder/N/states`, `CASE/transformer/N/prediction`, `CASE/scheduler/0/prev, sigmas,
     timesteps`, `CASE/vae/decoded`, `ids/TOKENIZER/CASE` and `pe/CASE/logits` as a tape does, and
     `CASE/calls/PART`, how often each part was called; on the CPU. `words` are what BF16's prompt enhancer
     wrote, by case. With `steps`, a case is drawn no further than that, and the VAE is fed all the same.
@@ -61,7 +61,7 @@ def _drawn(
     counts: Counter[str] = Counter()
 
     def before(part: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        return fed(tape, case.id, part, counts[part], inputs, place)
+        return fed(inputs, taught(tape, case.id, part, counts[part]), place)
 
     def after(part: str, inputs: dict[str, Any], output: Any) -> None:
         call, name = counts[part], f"{case.id}/{part}"
@@ -71,7 +71,7 @@ def _drawn(
         elif part == "transformer":
             found[f"{name}/{call}/prediction"] = kept(output[0])
         elif part == "scheduler" and call == 0:
-            found[f"{name}/prev"] = kept(previous(output))
+            found[f"{name}/0/prev"] = kept(previous(output))
         elif part == "vae":
             found[f"{name}/decoded"] = kept(output[0])
         if part == "scheduler" and counts[part] == steps:

@@ -202,12 +202,12 @@ def _same_schedule(tape: Tape, made: Tape) -> Iterator[Finding]:
     faults = []
     for name, bf16 in tape.items():
         case, _, what = name.partition("/scheduler/")
-        if name.startswith(PUBLISHED) or what not in ("sigmas", "timesteps", "prev"):
+        if name.startswith(PUBLISHED) or what not in ("sigmas", "timesteps", "0/prev"):
             continue
         ours = made.get(name)
-        if what == "prev" and (error := _error(ours, bf16)) > STEP:
+        if what == "0/prev" and (error := _error(ours, bf16)) > STEP:
             faults.append(f"{case}: its first step is {error:.3g} off, {STEP:g} allowed")
-        elif what != "prev" and (ours is None or ours.tolist() != bf16.tolist()):
+        elif what != "0/prev" and (ours is None or ours.tolist() != bf16.tolist()):
             faults.append(f"{case}: other {what}")
     yield judged("scheduler", "sigmas", faults, "sigmas, timesteps and a first step are the published ones")
 

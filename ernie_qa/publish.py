@@ -30,7 +30,7 @@ from ernie_qa.rungs.cost import written
 from ernie_qa.suite import check_sizes, find_suite
 from ernie_qa.teacher import recorded
 from ernie_qa.trajectories import Trajectories
-from ernie_qa.trimming import trimmed
+from ernie_qa.trimming import first_steps, trimmed
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ def export(
     compile_cache.keep(place)
     with hushed():
         teaching = _recorded(bf16, suite) if _is_record(bf16) else _drawn(bf16, suite, place, cases)
-        tape = dict(sorted(load(teaching.trajectories.content()).items()))
+        tape = first_steps(load(teaching.trajectories.content()))
         if teaching.model is not None:
             pipe = load_pipeline(teaching.model, wanted, place, artifact=artifact)
         elif artifact is not None:

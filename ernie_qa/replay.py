@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from ernie_qa.fidelity.components import cosine, divergence, gain, relative_l2, 
 from ernie_qa.fidelity.extents import spoken, steps, text
 from ernie_qa.meter import now
 from ernie_qa.teacher import USED, Tape, logits, previous, probed, tapped, token_ids
+from ernie_qa.wiring import Wiring
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,7 @@ def replayed(
             "pe": spoken(said, any(case.id in words for case in fed)),
             "vae": {case: one.vae for case, one in found.items()},
             "scheduler": {case: one.scheduler for case, one in found.items()},
+            "fed": {case: one.fed for case, one in found.items()},
             "tokenizers": other_ids(pipe, suite, tape),
             "missing": missing,
             "layers": layers,
@@ -82,25 +84,33 @@ def other_ids(pipe: ErnieImagePipeline, suite: Suite, tape: Tape) -> dict[str, l
     return found
 
 
-def fed(
-    tape: Tape, case: str, part: str, call: int, inputs: Mapping[str, Any], place: torch.device
-) -> dict[str, Any]:
-    """`inputs` of that call of `part`, by name, and in their stead what BF16's was fed, on `place`; as they
-    are where `tape` does not say."""
+def taught(tape: Tape, case: str, part: str, call: int) -> dict[str, torch.Tensor]:
+    """What BF16's was fed in that call of `part`, by name, as far as `tape` says."""
     at = f"{case}/{part}"
-    names: dict[str, str] = {}
+    names: dict[str, Sequence[str]] = {}
     if part == "text_encoder":
-        names = {"input_ids": f"{at}/{call}/ids"}
+        names = {"input_ids": [f"{at}/{call}/ids"]}
     elif part == "transformer" and (index := tape.get(f"{at}/{call}/text")) is not None:
-        names = {name: f"{at}/{call}/{name}" for name in ("hidden_states", "timestep")}
-        names |= {"text_bth": f"{case}/text/{int(index)}/bth", "text_lens": f"{case}/text/{int(index)}/lens"}
-    elif part == "scheduler" and call == 0:
-        names = {name: f"{at}/{name}" for name in ("model_output", "sample")}
+        states = f"{case}/text/{int(index)}"
+        names = {name: [f"{at}/{call}/{name}"] for name in ("hidden_states", "timestep")}
+        names |= {"text_bth": [f"{states}/bth"], "text_lens": [f"{states}/lens"]}
+    elif part == "scheduler":
+        # most of what a step is given stands there already
+        names = {
+            "model_output": [f"{at}/{call}/model_output", f"{case}/transformer/{call}/prediction"],
+            "sample": [f"{at}/{call}/sample", f"{at}/{call - 1}/prev"],
+        }
     elif part == "vae":
-        names = {"z": f"{at}/latents"}
-    return dict(inputs) | {
-        name: _as(tape[key], inputs.get(name)).to(place) for name, key in names.items() if key in tape
-    }
+        names = {"z": [f"{at}/latents"]}
+    known = {name: next((key for key in keys if key in tape), None) for name, keys in names.items()}
+    return {name: tape[key] for name, key in known.items() if key is not None}
+
+
+def fed(
+    inputs: Mapping[str, Any], instead: Mapping[str, torch.Tensor], place: torch.device
+) -> dict[str, Any]:
+    """`inputs` of a part, by name, with what stands in `instead` in their stead, on `place`."""
+    return dict(inputs) | {name: _as(one, inputs.get(name)).to(place) for name, one in instead.items()}
 
 
 class Replay:
@@ -110,6 +120,7 @@ class Replay:
     steps      a call of the transformer each: `timestep`, `l2` and `cosine` of its prediction
     vae        `identical`, `l2`, `max_abs` (of values in -1 to 1, as they are decoded)
     scheduler  what differs from BF16's, in words
+    fed        part -> what else reached it than ought to have, in words (`ernie_qa.wiring`)
     layers     component -> layer -> `l2` and `gain` of its output on `rows` rows of BF16's input
     missing    what one of the two drawings called more often than the other
     seconds    the drawing took, without what comparing took
@@ -124,6 +135,7 @@ class Replay:
         self._counts: Counter[str] = Counter()
         self._place: torch.device = live._execution_device
         self._comparing = 0.0
+        self.fed: dict[str, list[str]] = {}
         self.text: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self.vae: dict[str, Any] | None = None
@@ -134,12 +146,14 @@ class Replay:
 
     def draw(self, prompt: str | None = None) -> None:
         """Draw and compare; `prompt` is what BF16's prompt enhancer wrote."""
+        self._wiring = Wiring(self._live, prompt or self._case.prompt, self._suite.guidance > 1)
+        self.fed = self._wiring.found
         began = now(self._place)
-        with tapped(self._live, self._before, self._after):
+        with self._wiring.listening(), tapped(self._live, self._before, self._after):
             rehearse(self._live, self._case, self._suite, prompt=prompt)
         self.seconds = now(self._place) - began - self._comparing
         self._compare_schedule()
-        for part, key in (("text_encoder", "states"), ("transformer", "prediction")):
+        for part, key in (("text_encoder", "states"), ("transformer", "prediction"), ("scheduler", "prev")):
             wanted = sum(
                 name.startswith(f"{self._case.id}/{part}/") and name.endswith(f"/{key}")
                 for name in self._tape
@@ -151,17 +165,23 @@ class Replay:
         return self._tape.get(f"{self._case.id}/{name}")
 
     def _before(self, part: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        return fed(self._tape, self._case.id, part, self._counts[part], inputs, self._place)
+        began, call = now(self._place), self._counts[part]
+        instead = taught(self._tape, self._case.id, part, call)
+        # what another schedule ends with is the scheduler's fault, and is told there
+        self._wiring.before(part, call, inputs, {} if part == "vae" and self.scheduler else instead)
+        self._comparing += now(self._place) - began
+        return fed(inputs, instead, self._place)
 
     def _after(self, part: str, inputs: dict[str, Any], output: Any) -> None:
         began, call = now(self._place), self._counts[part]
         self._counts[part] += 1
+        self._wiring.after(part, call, inputs, output)
         if part == "text_encoder":
             self._compare_text(call, output)
         elif part == "transformer":
             self._compare_step(call, output)
-        elif part == "scheduler" and call == 0:
-            self._compare_first_step(output)
+        elif part == "scheduler":
+            self._compare_scheduled(call, output)
         elif part == "vae" and (bf16 := self._at("vae/decoded")) is not None:
             self.vae = difference(output[0], bf16)
         if self._layers and probed(part, call, self._suite):
@@ -186,12 +206,12 @@ class Replay:
                 }
             )
 
-    def _compare_first_step(self, output: Any) -> None:
-        bf16 = self._at("scheduler/prev")
-        if bf16 is not None:
+    def _compare_scheduled(self, call: int, output: Any) -> None:
+        bf16 = self._at(f"scheduler/{call}/prev")
+        if bf16 is not None and not self.scheduler:
             found = difference(previous(output), bf16)
             if not found["identical"]:
-                self.scheduler.append(f"its first step by {found['l2']:.3g} relative")
+                self.scheduler.append(f"its step {call + 1} by {found['l2']:.3g} relative")
 
     def _compare_schedule(self) -> None:
         import torch

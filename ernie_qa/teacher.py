@@ -8,7 +8,8 @@ What is kept is a tape, a flat mapping of names to tensors on the CPU:
                                                 the N-th call; `text` says which of the following it was fed
     CASE/text/N/bth, lens                       text states as the transformer takes them, and their lengths
     CASE/scheduler/sigmas, timesteps            after the drawing
-    CASE/scheduler/model_output, sample, prev   the first step
+    CASE/scheduler/0/sample                     what the first step was given
+    CASE/scheduler/N/model_output, prev         the N-th step; the former where it is not the prediction
     CASE/vae/latents, decoded
     ids/TOKENIZER/CASE
     pe/CASE/ids, logits                         teacher-forced; `logits` [n, vocabulary] of the last n tokens
@@ -177,10 +178,13 @@ def _keep(
             index += 1
         tape[at], tape[f"{case.id}/text/{index}/lens"] = words, lengths
         tape[f"{place}/{call}/text"] = torch.tensor(index)
-    elif part == "scheduler" and call == 0:
-        tape[f"{place}/model_output"] = kept(inputs["model_output"])
-        tape[f"{place}/sample"] = kept(inputs["sample"])
-        tape[f"{place}/prev"] = kept(previous(output))
+    elif part == "scheduler":
+        predicted, made = tape.get(f"{case.id}/transformer/{call}/prediction"), kept(inputs["model_output"])
+        if predicted is None or not torch.equal(predicted, made):
+            tape[f"{place}/{call}/model_output"] = made
+        if call == 0:
+            tape[f"{place}/{call}/sample"] = kept(inputs["sample"])
+        tape[f"{place}/{call}/prev"] = kept(previous(output))
     elif part == "vae":
         tape[f"{place}/latents"] = kept(inputs["z"])
         tape[f"{place}/decoded"] = kept(output[0])

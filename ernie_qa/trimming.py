@@ -33,6 +33,20 @@ def trimmed(tensors: Tensors, most: int) -> tuple[Tensors, tuple[str, ...]]:
     return tensors, tuple(left_out)
 
 
+def first_steps(tape: Mapping[str, torch.Tensor]) -> Tensors:
+    """A tape with the scheduler's first step alone, and all that it was given: the sigmas say the rest, and
+    each step is as large as a picture's latents."""
+    found = {}
+    for name, tensor in tape.items():
+        case, _, what = name.partition("/scheduler/")
+        if not what or what in ("sigmas", "timesteps") or what.startswith("0/"):
+            found[name] = tensor
+        if what == "0/prev":
+            given = f"{case}/scheduler/0/model_output"
+            found[given] = tape[given if given in tape else f"{case}/transformer/0/prediction"].clone()
+    return dict(sorted(found.items()))
+
+
 def size(tensors: Mapping[str, torch.Tensor]) -> int:
     """Bytes of all of them."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -44,7 +44,8 @@ class Fault:
 
     `rung` is the one that ought to catch it and `component` what that has to name, None where it names none;
     both are None for a `clean` variant. `damage` is done to what `at` says of an arm of `recipe`, on
-    `device`.
+    `device`. `survives` is why the gate passes it over where that is known and meant: it counts as a survivor
+    all the same, and is no news.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Fault:
     rung: str | None = None
     component: str | None = None
     device: str = "cpu"
+    survives: str = ""
 
     @property
     def clean(self) -> bool:
@@ -70,9 +72,10 @@ def fault(
     recipe: str = UINT4,
     at: At = "pipe",
     device: str = "cpu",
+    survives: str = "",
 ) -> Callable[[Damage], Damage]:
     """Enter what the decorated function does as a fault."""
-    return _entered(name, recipe, at, rung=rung, component=component, device=device)
+    return _entered(name, recipe, at, rung=rung, component=component, device=device, survives=survives)
 
 
 def clean(name: str, *, recipe: str = UINT4, at: At = "pipe") -> Callable[[Damage], Damage]:

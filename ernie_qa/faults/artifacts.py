@@ -39,6 +39,21 @@ def claims(artifact: Path) -> None:
 
 
 @fault(
+    "an artifact that claims no kernels",
+    rung="package",
+    component="pe",
+    recipe=UINT4,
+    at="artifact",
+    survives="one artifact serves a recipe with quantized matmul and one without, and loads as either",
+)
+def claims_no_kernels(artifact: Path) -> None:
+    _edited(
+        artifact / "pe" / "config.json",
+        lambda stored: stored["quantization_config"].update(use_quantized_matmul=False),
+    )
+
+
+@fault(
     "another shift in the artifact",
     rung="package",
     component="scheduler",
@@ -67,7 +82,7 @@ def missing(artifact: Path) -> None:
 
 @fault(
     "one artifact tensor zeroed",
-    rung="components",
+    rung="package",
     component="transformer",
     recipe=INT8,
     at="artifact",
@@ -78,7 +93,7 @@ def zeroed(artifact: Path) -> None:
 
 @fault(
     "one weight in ten flipped",
-    rung="components",
+    rung="package",
     component="text_encoder",
     recipe=UINT4,
     at="artifact",

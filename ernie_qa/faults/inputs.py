@@ -19,7 +19,7 @@ def calling(pipe: Any, **changed: Any) -> None:
     pipe.__class__ = type(original.__name__, (original,), {"__call__": call})
 
 
-@fault("latents of another seed", rung="images", recipe=INT8)
+@fault("latents of another seed", rung="components", recipe=INT8)
 def other_seed(pipe: Any) -> None:
     import torch
 
@@ -27,12 +27,12 @@ def other_seed(pipe: Any) -> None:
     calling(pipe, latents=lambda given: torch.randn(given.shape, generator=drawn).to(given.dtype))
 
 
-@fault("latents 3 % too strong", rung="images", recipe=UINT4)
+@fault("latents 3 % too strong", rung="components", recipe=UINT4)
 def strong_latents(pipe: Any) -> None:
     calling(pipe, latents=lambda given: given * 1.03)
 
 
-@fault("one channel of the latents lost", rung="images", recipe=NF4)
+@fault("one channel of the latents lost", rung="components", recipe=NF4)
 def lost_channel(pipe: Any) -> None:
     import torch
 
@@ -42,17 +42,17 @@ def lost_channel(pipe: Any) -> None:
     calling(pipe, latents=lost)
 
 
-@fault("latents mirrored", rung="images", recipe=UINT4)
+@fault("latents mirrored", rung="components", recipe=UINT4)
 def mirrored_latents(pipe: Any) -> None:
     calling(pipe, latents=lambda given: given.flip(-1))
 
 
-@fault("the prompt's last words cut off", rung="images", recipe=INT8)
+@fault("the prompt's last words cut off", rung="components", recipe=INT8)
 def cut_prompt(pipe: Any) -> None:
     calling(pipe, prompt=lambda given: given[: len(given) // 2])
 
 
-@fault("the prompt in lower case", rung="images", recipe=NF4)
+@fault("the prompt in lower case", rung="components", recipe=NF4)
 def lower_case(pipe: Any) -> None:
     calling(pipe, prompt=str.lower)
 

@@ -104,7 +104,7 @@ def block_doubled(pipe: Any) -> None:
     pipe.transformer.layers[4] = copy.deepcopy(pipe.transformer.layers[5])
 
 
-@fault("one layer cut to two bits", rung="components", component="transformer", recipe=UINT4)
+@fault("one layer cut to two bits", rung="package", component="transformer", recipe=UINT4)
 def twice(pipe: Any) -> None:
     weight = pipe.transformer.get_submodule(LAYER).weight
     # two bits of each four are gone
@@ -125,6 +125,6 @@ def adapter(pipe: Any) -> None:
     layer.register_forward_hook(lambda _, fed, given: given + (fed[0] @ down).mean(-1, keepdim=True))
 
 
-@fault("the sign of one layer turned", rung="components", component="pe", recipe=INT8)
+@fault("the sign of one layer turned", rung="package", component="pe", recipe=INT8)
 def sign(pipe: Any) -> None:
     pipe.pe.model.layers[0].self_attn.o_proj.scale.neg_()

@@ -61,7 +61,7 @@ def steps_too_long(pipe: Any) -> None:
     _stepping(pipe, lambda prediction, timestep: prediction * 1.05)
 
 
-@fault("the last step 10 % too long", rung="images", recipe=UINT4)
+@fault("the last step 10 % too long", rung="components", component="scheduler", recipe=UINT4)
 def last_step_too_long(pipe: Any) -> None:
     scheduler = pipe.scheduler
     _stepping(

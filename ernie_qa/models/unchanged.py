@@ -39,10 +39,10 @@ def tensor_differences(
     from safetensors import safe_open
 
     held = module.state_dict(keep_vars=True)
-    layers = frozenset(map(_bare, without))
+    layers = frozenset(map(bare, without))
     held = {name: tensor for name, tensor in held.items() if not _within(name, layers)}
     live = {name: tensor.detach() for name, tensor in held.items()}
-    names = {_bare(name): name for name in live}
+    names = {bare(name): name for name in live}
     compared: dict[str, bool] = {}
     differing, met = set(), set()
     for file in sorted(directory.glob("*.safetensors")):
@@ -51,7 +51,7 @@ def tensor_differences(
             shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in kept}
             chosen = _sample(shapes) if sampled else shapes.keys()
             for name, shape in shapes.items():
-                ours = names.get(_bare(name))
+                ours = names.get(bare(name))
                 if ours is None:
                     if not name.endswith(_HEAD):
                         differing.add(name)
@@ -74,7 +74,7 @@ def tensor_differences(
 
 def _within(name: str, layers: frozenset[str]) -> bool:
     """Whether a tensor of that name belongs to one of `layers`, whose names are bare."""
-    parts = _bare(name).split(".")
+    parts = bare(name).split(".")
     return any(".".join(parts[:end]) in layers for end in range(1, len(parts) + 1))
 
 
@@ -83,7 +83,7 @@ def is_small(directory: Path) -> bool:
     return sum(file.stat().st_size for file in directory.glob("*.safetensors")) <= SMALL
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
     """`name` without the parts that come and go between what transformers stores and what it loads: a text
     encoder's `language_model.model.layers.0` is `language_model.layers.0` when live."""
     return ".".join(part for part in name.split(".") if part != "model")

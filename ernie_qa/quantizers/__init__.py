@@ -19,6 +19,7 @@ from ernie_qa.recipe import Recipe
 from ernie_qa.toml_input import Table, did_you_mean, read_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
 __all__ = [
@@ -141,6 +142,13 @@ class Quantizer(Protocol):
 
     def describe(self, module: "Module", options: Mapping[str, Any]) -> tuple[LayerState, ...]:
         """Every layer that is or could be quantized. Call it before the first forward."""
+
+    def weights(
+        self, layer: "Module", bf16: "Tensor", options: Mapping[str, Any]
+    ) -> "tuple[Tensor, Tensor] | None":
+        """The weight [out, in] of one quantized layer in float32, and what the quantizer's own code makes
+        with `options` of `bf16`, the model's own; both on the device of `bf16`. None for a layer that is no
+        Linear. Leaves `layer` as it is."""
 
     def watch(self, module: "Module") -> AbstractContextManager[Watching]:
         """Count what the layers run for as long as the context is open."""

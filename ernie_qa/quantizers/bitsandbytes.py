@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
@@ -16,6 +17,8 @@ from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, w
 from ernie_qa.toml_input import Table
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from torch.nn import Module
 
 NAME = "bitsandbytes"
@@ -135,6 +138,44 @@ def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ..
         for name, layer in module.named_modules()
         if isinstance(layer, torch.nn.Linear)
     )
+
+
+def weights(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """The layer's weight and the one that bitsandbytes makes of `bf16`, in float32."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    data, state = _unpacked(layer)
+    packed, made = quantize_4bit(
+        bf16,
+        blocksize=state.blocksize,
+        compress_statistics=options["double_quant"],
+        quant_type=options["quant_type"],
+    )
+    place = bf16.device
+    live = dequantize_4bit(data.to(place), _on(state, place))
+    return live.float(), dequantize_4bit(packed, made).float()
+
+
+def _unpacked(layer: Any) -> tuple[Any, Any]:
+    """The codes and their state, as they were before a forward on a CPU with AVX512-BF16 repacked them."""
+    import bitsandbytes.functional as bnb
+
+    data, state = layer.weight.data, layer.weight.quant_state
+    if not getattr(state, "packing_format_for_cpu", False):
+        return data, state
+    # it changes the state that it is given
+    unpack: Any = bnb._convert_weight_packed_for_cpu_inverse
+    found: tuple[Any, Any] = unpack(data, copy.deepcopy(state))
+    return found
+
+
+def _on(state: Any, place: torch.device) -> Any:
+    if state.absmax.device == place:
+        return state
+    # it moves itself
+    moved = copy.deepcopy(state)
+    moved.to(place)
+    return moved
 
 
 def watch(module: Module) -> AbstractContextManager[Watch]:

@@ -6,6 +6,7 @@ their own say in it. See docs/activation.md.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -25,6 +26,8 @@ from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, w
 from ernie_qa.toml_input import Table
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from torch.nn import Module
 
 NAME = "sdnq"
@@ -175,6 +178,17 @@ def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ..
         else _plain(name, layer, excluded)
         for name, layer in _layers(module)
     )
+
+
+def weights(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """The layer's weight and the one that SDNQ makes of `bf16`, in float32; None for what is no Linear."""
+    if layer.original_class.__name__ != "Linear":
+        return None
+    live = _dequantized(layer, bf16.device)
+    # stored turned though its switch says otherwise: how it runs is another rung's to say
+    turned = live.shape != bf16.shape and live.shape == bf16.shape[::-1]
+    fresh = _dequantized(_made(bf16.clone(), options), bf16.device)
+    return live.T.contiguous() if turned else live, fresh
 
 
 def watch(module: Module) -> AbstractContextManager[Watch]:
@@ -356,14 +370,41 @@ def _expected(in_features: int, options: tuple[tuple[str, Any], ...], device: st
 
 def _probe(in_features: int, out_features: int, options: Mapping[str, Any], device: str) -> Any:
     import torch
+
+    return _made(torch.zeros(out_features, in_features, dtype=torch.bfloat16, device=device), options)
+
+
+def _made(weight: Tensor, options: Mapping[str, Any]) -> Any:
+    """A Linear of that BF16 weight, which it takes, as SDNQ quantizes it."""
+    import torch
     from sdnq import sdnq_quantize_layer
 
-    # a new layer draws its weights: not from the random numbers of what is being observed
-    with torch.random.fork_rng(devices=[]):
-        layer = torch.nn.Linear(in_features, out_features, bias=False)
-    layer = layer.to(device, torch.bfloat16)
-    torch.nn.init.zeros_(layer.weight)
-    return sdnq_quantize_layer(layer, _config(options), torch_dtype=torch.bfloat16)[0].eval()
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    # SDNQ enters what it skips into the configuration that it is given, and warns with each that is made
+    config = copy.deepcopy(_shared_config(tuple(sorted(options.items()))))
+    return sdnq_quantize_layer(layer, config, torch_dtype=torch.bfloat16)[0].eval()
+
+
+@cache
+def _shared_config(options: tuple[tuple[str, Any], ...]) -> Any:
+    return _config(dict(options))
+
+
+def _dequantized(layer: Any, place: torch.device) -> Tensor:
+    import torch
+    from sdnq import common
+
+    held = {key: getattr(layer, key, None) for key in common.sdnq_keys}
+    found: Tensor = layer.sdnq_dequantizer(
+        **{key: value.detach().to(place) for key, value in held.items() if value is not None},
+        # stored turned for the matrix product
+        skip_quantized_matmul=layer.sdnq_dequantizer.use_quantized_matmul,
+        # each new shape would be compiled for this one call
+        skip_compile=True,
+        dtype=torch.float32,
+    )
+    return found
 
 
 def _weight(layer: Any) -> dict[str, Any]:

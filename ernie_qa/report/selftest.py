@@ -24,7 +24,8 @@ def lines(result: Result, width: int = 80) -> Iterator[str]:
     yield from table(CLEAN, [_clean_cells(row) for row in result.rows if row.fault.clean])
     for row in result.faults:
         if not row.caught_by:
-            said = f"survived: {row.fault.name}: {row.message or 'every required check passed'}"
+            why = row.fault.survives or row.message or "every required check passed"
+            said = f"{'survived as known' if row.fault.survives else 'survived'}: {row.fault.name}: {why}"
             yield from ("", *wrapped(said, width))
     for row in result.false_alarms:
         yield from ("", *wrapped(f"false alarm: {row.fault.name}: {row.check}: {row.message}", width))

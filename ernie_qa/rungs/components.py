@@ -89,9 +89,9 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
     """Of BF16, after the suite: its trajectories. Of any other arm, before: every part beside them.
 
     Figures: `cases` (ids), `reference` (its record's hash) or None and `why`, `seconds`; where there is a
-    reference, also `text_encoder`, `transformer` and `pe` (None without one), `vae` and `scheduler` by case,
-    `tokenizers` (name -> cases of which the ids differ), `missing` (calls) and `layers` by component, which
-    `ernie_qa.replay.Replay` explains. A number that is not finite is None.
+    reference, also `text_encoder`, `transformer` and `pe` (None without one), `vae`, `scheduler` and `fed` by
+    case, `tokenizers` (name -> cases of which the ids differ), `missing` (calls) and `layers` by component,
+    which `ernie_qa.replay.Replay` explains. A number that is not finite is None.
     """
     cases = [case.id for case in arm.suite.cases[: arm.teacher_cases]]
     figures: dict[str, Any] = {"cases": cases, "reference": None, "why": _why(arm), "seconds": 0.0}
@@ -219,11 +219,24 @@ def _exact_checks(figures: Figures, limit: Limit | None) -> Iterator[Check]:
         yield _exact("tokenizers", tokenizer, fault, "the ids of every case are BF16's")
     differing = [f"{case}: {what}" for case, found in figures["scheduler"].items() for what in found]
     fault = f"differs from BF16's ({listed(differing)}): look at scheduler_config.json" if differing else ""
-    yield _exact("scheduler", "scheduler", fault, "sigmas, timesteps and a first step are BF16's")
+    yield _exact("scheduler", "scheduler", fault, "sigmas, timesteps and every step are BF16's")
+    yield from _fed_checks(figures.get("fed"))
     missing = figures["missing"]
     fault = f"{listed(missing)}: look at the pipeline" if missing else ""
     yield _exact("calls", None, fault, "every part was called as often as in BF16")
     yield _vae(figures["vae"], limit)
+
+
+def _fed_checks(fed: Mapping[str, Mapping[str, Sequence[str]]] | None) -> Iterator[Check]:
+    if not fed:
+        message = "nobody looked at what the parts are fed: observe the recipe again"
+        yield Check(f"{NAME}.fed", NAME, Status.NOT_COMPARABLE, message)
+        return
+    for part in next(iter(fed.values())):
+        wrong = [f"{case}: {what}" for case, found in fed.items() for what in found[part]]
+        fault = f"{listed(wrong)}: look at what is wrapped around it and at how the pipeline is called"
+        passed = "what the pipeline brings reaches it, and leaves it, unchanged"
+        yield _exact("fed", part, fault if wrong else "", passed)
 
 
 def _vae(figures: Mapping[str, Any], limit: Limit | None) -> Check:

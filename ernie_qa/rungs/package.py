@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.errors import UnavailableError
+from ernie_qa.fidelity.weights import misfits
 from ernie_qa.models.checkpoint import pickles, tensor_bytes
 from ernie_qa.quantizers import find_quantizer, quantizer_names, stored_quantization
 from ernie_qa.quantizers.layers import (
@@ -29,6 +30,7 @@ from ernie_qa.quantizers.layers import (
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
     from ernie_qa.baseline.pictures import Pictures
@@ -50,7 +52,8 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
 
     Figures: `components` by name (quantizer, probe, stored, bytes on disk, of these an artifact's tensors,
     what its config.json claims against the recipe, bytes in memory by dtype, layers, foreign), `disk_bytes`
-    and `memory_bytes` in total, `pickles`, `unchanged` by part.
+    and `memory_bytes` in total, `pickles`, `unchanged` by part, `weights` by component
+    (`ernie_qa.models.requantized`).
     """
     components = {name: _component(arm, name, module) for name, module in _modules(arm).items()}
     figures = {
@@ -62,6 +65,7 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
             for file in pickles(arm.stored.path, arm.stored.components)
         ],
         "unchanged": _unchanged(arm),
+        "weights": {name: _weights(arm, name, module) for name, module in _known(arm).items()},
     }
     yield figures
     return figures
@@ -72,6 +76,40 @@ def _modules(arm: Arm) -> dict[str, Module]:
 
     pipe: Any = arm.pipe
     return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def _known(arm: Arm) -> dict[str, Module]:
+    """The components whose layers a quantizer's probe can tell apart."""
+    known = arm.recipe.components
+    return {
+        name: module
+        for name, module in _modules(arm).items()
+        if name in known and arm.seen(name).probe is None
+    }
+
+
+def _weights(arm: Arm, name: str, module: Module) -> dict[str, Any]:
+    from ernie_qa.models.requantized import requantized
+
+    pipe: Any = arm.pipe
+    seen = arm.seen(name)
+    if stored_quantization(arm.model.path / name) is not None:
+        return {"why": "the model directory is quantized itself: pass BF16's, and this one as its artifact"}
+    groups = {
+        state.name: state.weight.get("group_size", state.weight.get("blocksize", 0))
+        for state in seen.states
+        if state.quantized
+    }
+
+    def requantize(layer: Module, bf16: Tensor) -> tuple[Tensor, Tensor] | None:
+        return seen.quantizer.weights(layer, bf16, seen.options)
+
+    try:
+        return requantized(module, groups, arm.model.path / name, pipe._execution_device, requantize)
+    except (AttributeError, ImportError, TypeError) as moved:
+        # names inside the quantizer's package: another release may have renamed them
+        why = f"{seen.quantizer.NAME} cannot quantize a weight again: {type(moved).__name__}: {moved}"
+        return {"why": f"{why}; upgrade ernie_qa, or use the release it knows"}
 
 
 def _component(arm: Arm, name: str, module: Module) -> dict[str, Any]:
@@ -192,6 +230,11 @@ def judge(evidence: Evidence) -> Iterator[Check]:
             )
     for component, found in figures["components"].items():
         yield from _component_checks(component, found, recipe.components.get(component), recipe.name)
+    if "weights" not in figures and recipe.components:
+        message = "the record is older than this check: observe the recipe again"
+        yield Check(f"{NAME}.weights", NAME, Status.NOT_COMPARABLE, message)
+    for component, found in figures.get("weights", {}).items():
+        yield _weights_check(component, found)
     for part, found in figures["unchanged"].items():
         yield _unchanged_check(part, found, evidence.reference, part in recipe.components)
 
@@ -264,6 +307,25 @@ def _artifact_check(component: str, found: Mapping[str, Any]) -> Check:
         # what was loaded here the other checks judge; this is what others will load
         said += f"; its config.json says {', '.join(claims)}: a loader that goes by it gets that"
     return _check("artifact", component, fault if abs(disk - memory) > memory / 50 else "", said)
+
+
+def _weights_check(component: str, found: Mapping[str, Any]) -> Check:
+    """Each layer's weight has to be what its quantizer makes of the model's own, but for rounding."""
+    if "why" in found or found["missing"]:
+        missing = found.get("missing", [])
+        why = f"{len(missing)} weights are not in the model directory: {listed(missing)}"
+        message = f"{component}: {found.get('why', why)}"
+        return Check(f"{NAME}.weights", NAME, Status.NOT_COMPARABLE, message, component=component)
+    wrong = sorted(misfits(found["layers"]), reverse=True)
+    fault = f"{len(wrong)} layers are not what quantizing the model makes: "
+    fault += listed([f"{name} ({said})" for _, name, said in wrong])
+    passed = f"{found['same']} layers are to the bit what quantizing the model makes"
+    if found["layers"]:
+        passed += f", {len(found['layers'])} but for rounding"
+    if found["other"]:
+        passed += f"; {found['other']} that are no Linear are not compared"
+    check = _check("weights", component, fault if wrong else "", passed)
+    return replace(check, measured=wrong[0][0], limit=1.0, unit="of its bound") if wrong else check
 
 
 def _unchanged_check(part: str, found: Mapping[str, Any], reference: Record | None, quantized: bool) -> Check:

@@ -48,8 +48,8 @@ class Result:
 
     @property
     def sound(self) -> bool:
-        """Whether every fault was caught and no clean variant was."""
-        return len(self.killed) == len(self.faults) and not self.false_alarms
+        """Whether every fault was caught that is not known to survive, and no clean variant was."""
+        return all(row.caught_by or row.fault.survives for row in self.faults) and not self.false_alarms
 
 
 def chosen(names: Sequence[str] = (), recipes: Sequence[str] = ()) -> tuple[Fault, ...]:

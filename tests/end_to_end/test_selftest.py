@@ -65,3 +65,11 @@ def test_a_fault_that_damages_nothing_survives_and_the_selftest_fails() -> None:
 def test_what_is_refused_says_so(stand: Bench) -> None:
     (one,) = chosen(["a truncated file in the artifact"])
     assert stand.tried(one).check == REFUSED
+
+
+def test_a_fault_that_is_known_to_survive_counts_as_one_and_is_no_news() -> None:
+    known = Fault(
+        "known", "none", "sdnq-int8", "record", lambda record: record, rung="images", survives="why"
+    )
+    result = selftest([known])
+    assert (len(result.faults), len(result.killed), result.sound) == (1, 0, True)

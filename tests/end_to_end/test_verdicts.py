@@ -82,12 +82,14 @@ def test_a_scale_that_is_off_by_two_percent_in_one_layer_is_caught_and_named(
     with torch.no_grad():
         layer.scale.mul_(1.02)
         layer.zero_point.mul_(1.02)
-    record = observe(pipe, recipe, suite, reference=bf16)
-    (failed,) = judge(record, bf16, recipe).of(Status.FAIL)
-    assert failed.label == "components.transformer_layer_gain_max[transformer]"
-    assert "layers.3.mlp.up_proj" in failed.message
-    assert failed.measured == pytest.approx(0.02, abs=0.002)
-    assert record.pictures == ()
+    record = observe(pipe, recipe, suite, reference=bf16, all_rungs=True)
+    failed = {check.label: check for check in judge(record, bf16, recipe).of(Status.FAIL)}
+    weights = failed["package.weights[transformer]"]
+    gain = failed["components.transformer_layer_gain_max[transformer]"]
+    assert "layers.3.mlp.up_proj (+2.01% too strong)" in weights.message
+    assert "layers.3.mlp.up_proj" in gain.message
+    assert gain.measured == pytest.approx(0.02, abs=0.002)
+    assert not any(label.startswith("images.lpips[") for label in failed)
 
 
 def test_the_same_run_gives_the_same_pictures_and_verdict(suite: Suite, bf16: Record) -> None:

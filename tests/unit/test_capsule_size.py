@@ -68,7 +68,7 @@ def tape(parts: dict[str, Any]) -> Tape:
             ours[f"{case.id}/transformer/{step}/prediction"] = latents
             found[f"{case.id}/transformer/{step}/hidden_states"] = latents
             found[f"{case.id}/transformer/{step}/text"] = torch.empty((), dtype=torch.int64, device="meta")
-        found |= {f"{case.id}/scheduler/{name}": latents for name in ("model_output", "sample", "prev")}
+        found |= {f"{case.id}/scheduler/0/{name}": latents for name in ("model_output", "sample", "prev")}
         found[f"{case.id}/scheduler/sigmas"] = empty(SUITE.steps + 1)
         found |= {f"{case.id}/vae/latents": latents, f"{case.id}/text/0/bth": states}
         found |= ours | {PUBLISHED + name: one for name, one in ours.items()}

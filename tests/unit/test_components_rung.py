@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ernie_qa.faults.inputs import calling
 from ernie_qa.judge import judge
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
@@ -298,3 +299,74 @@ def test_explain_says_why_an_arm_that_ended_shows_nothing(
     told = "\n".join(explained(record))
     assert f"the arm ended at {record.ended.rung}: {record.ended.check}" in told
     assert "observe it again" not in told
+
+
+def strong_latents(pipe: Any) -> None:
+    calling(pipe, latents=lambda given: given * 1.03)
+
+
+def last_step(pipe: Any) -> None:
+    step = pipe.scheduler.step
+
+    def longer(model_output: Any, timestep: Any, sample: Any) -> Any:
+        last = timestep == pipe.scheduler.timesteps[-1]
+        return step(model_output * (1.1 if last else 1.0), timestep, sample)
+
+    pipe.scheduler.step = longer
+
+
+def strong_states(pipe: Any) -> None:
+    def stronger(_: Any, fed: Any, given: Any) -> Any:
+        given.hidden_states = tuple(states * 1.03 for states in given.hidden_states)
+        return given
+
+    pipe.text_encoder.register_forward_hook(stronger)
+
+
+def other_text(pipe: Any) -> None:
+    encode = pipe.encode_prompt
+    pipe.encode_prompt = lambda *args, **options: [one * 1.03 for one in encode(*args, **options)]
+
+
+def rounded_before_decoding(pipe: Any) -> None:
+    decode = pipe.vae.decode
+    pipe.vae.decode = lambda z, **options: decode((z * 4).round() / 4, **options)
+
+
+def other_statistics(pipe: Any) -> None:
+    unpatchify = pipe._unpatchify_latents
+    pipe._unpatchify_latents = lambda latents: unpatchify(latents) * 1.03
+
+
+@pytest.mark.parametrize(
+    ("harm", "label", "said"),
+    [
+        (strong_latents, "components.fed[transformer]", "fed other latents than BF16's, in call 1"),
+        (last_step, "components.scheduler[scheduler]", "its step 2 by"),
+        (strong_states, "components.fed[text_encoder]", "gave other states than its layers made"),
+        (other_text, "components.fed[transformer]", "fed other text states than the text encoder gave"),
+        (rounded_before_decoding, "components.fed[vae]", "decoded other latents than it was fed"),
+        (other_statistics, "components.fed[vae]", "fed other latents than BF16's"),
+        (lambda pipe: calling(pipe, prompt=str.upper), "components.fed[text_encoder]", "fed other ids"),
+    ],
+)
+def test_what_a_pipeline_does_between_its_parts_is_seen(
+    tiny_model: Path, suite: Suite, bf16: Record, harm: Any, label: str, said: str
+) -> None:
+    found = checks(fed(tiny_model, "bf16", suite, bf16, harm), bf16, "bf16")
+    failed = {one.label: one.message for one in found.values() if one.status is Status.FAIL}
+    assert said in failed[label]
+
+
+def test_latents_that_are_rounded_otherwise_are_no_fault(
+    tiny_model: Path, suite: Suite, bf16: Record
+) -> None:
+    def turned(given: Any) -> Any:
+        return (given.view(torch.int16) ^ 1).view(given.dtype)
+
+    record = fed(tiny_model, "bf16", suite, bf16, lambda pipe: calling(pipe, latents=turned))
+    assert all(one.status is not Status.FAIL for one in checks(record, bf16, "bf16").values())
+    before = dict(record.figures[components.NAME])
+    del before["fed"]
+    older = replace(record, figures={components.NAME: before})
+    assert checks(older, bf16, "bf16")["components.fed"].status is Status.NOT_COMPARABLE

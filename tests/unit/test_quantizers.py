@@ -81,6 +81,13 @@ def describe(module, options):
     return tuple(state(name, layer) for name, layer in module.named_modules() if isinstance(layer, Rounded))
 
 
+def weights(layer, bf16, options):
+    plain = torch.nn.Linear(bf16.shape[1], bf16.shape[0], bias=False)
+    plain.weight = torch.nn.Parameter(bf16)
+    fresh = Rounded(plain, options["levels"])
+    return layer.weight * layer.scale, fresh.weight * fresh.scale
+
+
 class Watching:
     def __init__(self, layers):
         self.counts = dict.fromkeys(layers, 0)

@@ -50,9 +50,9 @@ def test_a_caught_fault_ends_well_and_the_json_counts(capsys: pytest.CaptureFixt
     counts = {key: found[key] for key in ("faults", "killed", "clean_runs", "false_alarms")}
     assert counts == {"faults": 1, "killed": 1, "clean_runs": 0, "false_alarms": 0}
     (entry,) = found["rows"]
-    assert entry["caught_by"] == "components"
-    assert entry["check"] == "components.transformer_layer_gain_max[transformer]"
-    assert entry["measured"] > entry["limit"] == 0.005
+    assert entry["caught_by"] == "package"
+    assert entry["check"] == "package.weights[transformer]"
+    assert entry["measured"] > entry["limit"] == 1
 
 
 def test_the_table_tells_what_survived_and_what_does_not_count() -> None:
