@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ernie_qa import compile_cache
-from ernie_qa.capsule import Capsule, machine_in_words, read_capsule
+from ernie_qa.capsule import MAX_BYTES, Capsule, machine_in_words, read_capsule
 from ernie_qa.execute import hushed
 from ernie_qa.faults import Fault, corpus
 from ernie_qa.fingerprint import take_fingerprint
@@ -35,7 +35,7 @@ from ernie_qa.models.artifact import stored_method
 from ernie_qa.models.find import find_model
 from ernie_qa.pipeline import load_artifact, load_pipeline
 from ernie_qa.plan import visible_device
-from ernie_qa.publish import export
+from ernie_qa.publish import ROOM, export
 from ernie_qa.sameness import Finding
 from ernie_qa.verdict import Status, worst
 
@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--device", default=visible_device())
     parser.add_argument("--suite", help="a shipped name or a TOML file (the model's)")
     parser.add_argument("--cases", type=int, default=2, help="that are drawn for the capsule (2)")
+    parser.add_argument("--most", type=float, help="MB of a capsule's tensors (what a capsule may have)")
     parser.add_argument("--steps", type=int, help="that a sound install draws (all)")
     parser.add_argument("--faults", type=int, default=10, help="that are tried, each for one step (10)")
     parser.add_argument("--keep", type=Path, help="directory for the capsules, and the artifacts")
@@ -128,6 +129,7 @@ def _capsules(options: argparse.Namespace) -> Iterator[tuple[Capsule, str]]:
             suite=options.suite,
             device=options.device,
             cases=options.cases,
+            most=int(options.most * 1e6) if options.most else MAX_BYTES - ROOM,
         )
         print(f"{recipe}: exported in {perf_counter() - began:.1f} s", flush=True)
         if options.keep:
