@@ -137,7 +137,9 @@ def find_recipe(recipe: Recipe | str | Path) -> Recipe:
     for key in table:
         if key not in (*_OWN_KEYS, *options):
             own, used = ", ".join(_OWN_KEYS), ", ".join(options) or "none"
-            close = did_you_mean(key, (*_OWN_KEYS, *options))
+            close = did_you_mean(key, _OWN_KEYS)
+            if not close and did_you_mean(key, options):
+                close = "; is one of the two misspelt?"
             table.fail(
                 key, f"no part of a recipe ({own}) and no quantizer that a component uses ({used}){close}"
             )
