@@ -309,7 +309,7 @@ def hushed() -> Iterator[None]:
         try:
             yield
             told = True
-        except ErnieQAError:
+        except (ErnieQAError, KeyboardInterrupt):
             told = True
             raise
         finally:

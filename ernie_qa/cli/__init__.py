@@ -26,6 +26,8 @@ from ernie_qa.cli import (
 from ernie_qa.errors import ErnieQAError
 
 BAD_INPUT = 2
+INTERRUPTED = 130
+"""What shells give for a command that SIGINT ended: 128 and the signal's number."""
 COMMANDS = (
     gate,
     baseline,
@@ -44,13 +46,16 @@ COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Errors are one line on stderr."""
+    """Run one command and return its exit code. Errors are one line on stderr, an interruption too."""
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
     except ErnieQAError as error:
         print(f"ernie-qa: {error}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("ernie-qa: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # the reader of a pipe has seen enough; what is still buffered must not raise again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

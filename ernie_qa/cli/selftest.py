@@ -43,7 +43,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     selftest.add_argument(
         "--clean",
         type=int,
-        default=0,
         metavar="N",
         help="instead, N clean variants that round otherwise, each with its own seed",
     )
@@ -59,9 +58,9 @@ def _selftest(options: argparse.Namespace) -> int:
     from ernie_qa.report.selftest import document, lines, listing
     from ernie_qa.selftest import chosen
 
-    if options.clean and (options.fault or options.recipe):
+    if options.clean is not None and (options.fault or options.recipe):
         raise InputError("--clean draws its own variants: leave out --fault and --recipe")
-    if options.clean < 0:
+    if options.clean is not None and options.clean < 1:
         raise InputError(f"--clean {options.clean}: needed is 1 or more")
     faults = rounded_otherwise(options.clean) if options.clean else chosen(options.fault, options.recipe)
     if options.list:

@@ -53,7 +53,8 @@ class Result:
 
 
 def chosen(names: Sequence[str] = (), recipes: Sequence[str] = ()) -> tuple[Fault, ...]:
-    """The entries of those names and recipes, all without any. InputError where one is unknown."""
+    """The entries of those names and recipes, all without any. InputError where one is unknown, or a name is
+    of another recipe."""
     known = corpus()
     for given, allowed in ((names, [one.name for one in known]), (recipes, [one.recipe for one in known])):
         for name in given:
@@ -62,9 +63,10 @@ def chosen(names: Sequence[str] = (), recipes: Sequence[str] = ()) -> tuple[Faul
                     f"no fault {'of recipe' if given is recipes else 'named'} {name!r}; "
                     f"--list shows all{did_you_mean(name, sorted(set(allowed)))}"
                 )
-    return tuple(
-        one for one in known if (not names or one.name in names) and (not recipes or one.recipe in recipes)
-    )
+    found = [one for one in known if not names or one.name in names]
+    if recipes and (others := [one for one in found if one.recipe not in recipes]) and names:
+        raise InputError(f"the fault {others[0].name!r} is done to {others[0].recipe}: leave out --recipe")
+    return tuple(one for one in found if not recipes or one.recipe in recipes)
 
 
 def selftest(

@@ -150,3 +150,14 @@ def test_report_over_another(
     assert main(["gate", "--report", str(tmp_path), "--model", str(tiny_model)]) == 2
     assert_one_line(capsys, "not empty")
     assert [file.name for file in tmp_path.iterdir()] == ["verdict.json"]
+
+
+def test_an_interruption_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ernie_qa.cli.doctor._doctor", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "ernie-qa: interrupted\n"

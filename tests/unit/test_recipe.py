@@ -153,7 +153,7 @@ def test_the_hash_covers_what_changes_a_picture(tmp_path, old, new, same):
             "[sdnq]",
             "[sdqn]",
             "sdqn: no part of a recipe (schema, summary, components, activation, gates) and no quantizer "
-            'that a component uses (sdnq); is one of the two misspelt?',
+            "that a component uses (sdnq); is one of the two misspelt?",
         ),
         (
             "transformer =",

@@ -44,6 +44,21 @@ def test_what_is_not_there_is_bad_input(arguments: list[str], capsys: pytest.Cap
     assert capsys.readouterr().err.startswith("ernie-qa: no fault")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--recipe", "bnb-nf4", "--fault", "UINT4: one layer left in BF16"], "is done to sdnq-uint4-static"),
+        (["--clean", "0"], "needed is 1 or more"),
+        (["--clean", "2", "--recipe", "bnb-nf4"], "leave out --fault and --recipe"),
+    ],
+)
+def test_what_leaves_nothing_is_no_whole_run(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["selftest", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_a_caught_fault_ends_well_and_the_json_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selftest", "--json", "--fault", "INT8: one layer's scales 2 % off"]) == 0
     found = json.loads(capsys.readouterr().out)
