@@ -40,6 +40,11 @@ class Step:
     checks: tuple[Check, ...]
     count: int
 
+    @property
+    def floored(self) -> bool:
+        """Whether the noise floor of any of them is known."""
+        return any(check.floor is not None for check in self.checks)
+
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
@@ -53,7 +58,7 @@ class Ladder:
 
 
 def ladder(verdict: Verdict, room: int) -> Ladder:
-    """The ladder of one verdict, with at most `room` checks, but three of each rung."""
+    """The ladder of one verdict: as many checks as there is `room` for, but three of each rung."""
     names = _rungs([verdict])
     asks = {rung.NAME: _asks(rung.__doc__) for rung in rungs()}
     steps = []
@@ -79,7 +84,8 @@ def ladder(verdict: Verdict, room: int) -> Ladder:
         word = "Nearest to" if found[1] <= 1 else "Furthest beyond"
         close = f"{word} its limit: {found[0].label}, {found[1]:.0%} of it"
     decisive = [one for one in said if one.required]
-    return Ladder(tuple(steps), tuple(decisive[:MESSAGES]), len(said) - len(decisive[:MESSAGES]), close)
+    spelt = decisive[: min(MESSAGES, max(3, room // 4))]
+    return Ladder(tuple(steps), tuple(spelt), len(said) - len(spelt), close)
 
 
 def overview(shown: Sequence[Shown]) -> dict[str, list[tuple[str, ...]]]:
