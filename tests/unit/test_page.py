@@ -19,7 +19,7 @@ from ernie_qa.plan import plan
 from ernie_qa.recipe import Recipe
 from ernie_qa.record import Ended, Identity, Picture, Record, load_record
 from ernie_qa.report.files import SCHEMA, document
-from ernie_qa.report.page import curves, write_page
+from ernie_qa.report.page import curves, sides, write_page
 from ernie_qa.report.page.axes import round_numbers
 from ernie_qa.report.page.triplets import DIRECTORY, difference_map
 from ernie_qa.report.shown import Shown, from_disk, of_session
@@ -159,6 +159,18 @@ def test_a_record_without_pictures_says_so(run: Path, tmp_path: Path) -> None:
     page = page_of([tmp_path / "bare"], tmp_path)
     assert "The record holds no pictures." in page
     assert not (tmp_path / "page" / DIRECTORY).exists()
+
+
+def test_lpips_of_random_weights_is_not_applicable_rather_than_missing(session: Session) -> None:
+    known = of_session(session)[1]
+    figures = {name: value for name, value in known.record.figures.items() if name != "images"}
+    without = replace(known.record, figures=figures)
+    random = replace(without, model=replace(without.model, weights="random"))
+    bars = [sides.sides([replace(known, record=one)])[0][1][0] for one in (without, random)]
+    assert [(bar.said, bar.share) for bar in bars] == [
+        ("missing", None),
+        ("not applicable: random weights", None),
+    ]
 
 
 def test_an_arm_that_ended_early_names_where(run: Path, tmp_path: Path) -> None:
