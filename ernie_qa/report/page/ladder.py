@@ -31,7 +31,7 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class Step:
     """One rung: what it asks, what it ended as, how many checks it made, and those there is `room` for, the
-    ones that did not pass first."""
+    ones that did not pass first, then those with a limit."""
 
     name: str
     asks: str
@@ -64,7 +64,8 @@ def ladder(verdict: Verdict, room: int) -> Ladder:
     steps = []
     for name in names:
         checks = sorted(
-            (check for check in verdict.checks if check.rung == name), key=lambda one: _order(one.status)
+            (check for check in verdict.checks if check.rung == name),
+            key=lambda one: (_order(one.status), one.limit is None),
         )
         bad = [check for check in checks if check.status in (Status.FAIL, Status.NOT_COMPARABLE)]
         share = max(3, room * len(checks) // max(1, len(verdict.checks)), min(len(bad), room // 2))
