@@ -23,6 +23,7 @@ class Run:
     """What one pytest run gates: a plan a device while tests are collected, one session when they run."""
 
     error: str = ""
+    unwritten: str = ""
     bundle: Path | None = None
     plans: dict[str, Plan] = field(default_factory=dict)
     session: Session | None = None

@@ -260,14 +260,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     run = session.config.stash.get(RUN, None)
     if run is None or run.session is None or not run.session.outcomes:
         return
+    from ernie_qa.errors import ErnieQAError
     from ernie_qa.report.files import save_candidates
     from ernie_qa.report.written import summarize, write_report
 
-    if report := setting(session.config, "report"):
-        write_report(Path(report), run.session)
-    summarize(run.session)
-    if setting(session.config, "update"):
-        run.bundle = save_candidates(Path(setting(session.config, "baselines")), run.session)
+    # candidates first: they are what a person accepts, and the report can be made of them again
+    try:
+        summarize(run.session)
+        if setting(session.config, "update"):
+            run.bundle = save_candidates(Path(setting(session.config, "baselines")), run.session)
+        if report := setting(session.config, "report"):
+            write_report(Path(report), run.session)
+    except (ErnieQAError, OSError) as problem:
+        # raised from here it would take the verdict table with it
+        run.unwritten = str(problem)
+        session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -291,6 +298,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(warning)
     if run.session.broken:
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
+    if run.unwritten:
+        terminalreporter.write_line(f"ERROR: {run.unwritten}", red=True)
     if run.bundle:
         terminalreporter.write_line("")
         for line in next_step(Path(setting(config, "baselines")), run.session, run.bundle):

@@ -148,8 +148,6 @@ def _gate(options: argparse.Namespace) -> int:
     checked = _plan(options, options.model)
     session = _run(checked, options)
     verdicts = [outcome.verdict for outcome in session.outcomes]
-    if options.report:
-        write_report(options.report, session)
     summarize(session)
     bundle = save_candidates(options.baselines, session) if options.update else None
     if options.json:
@@ -167,6 +165,9 @@ def _gate(options: argparse.Namespace) -> int:
             print(f"\n{warning}")
         if bundle:
             print("", *next_step(options.baselines, session, bundle), sep="\n")
+    # last: what was measured is told and kept, even where this cannot be written
+    if options.report:
+        write_report(options.report, session)
     return EXIT[session.status]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ernie_qa.baseline.bundle import bundle_place
 from ernie_qa.errors import InputError
 from ernie_qa.recipe import REFERENCE, recipe_names
+from ernie_qa.toml_input import one_line
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Session
@@ -77,7 +78,20 @@ def save(directory: Path, session: Session) -> None:
     for recipe, record in session.records.items():
         record.save(directory / recipe)
     text = json.dumps(document(session), indent=2, ensure_ascii=False)
-    (directory / DOCUMENT).write_text(text + "\n", encoding="utf-8")
+    write_whole(directory / DOCUMENT, text + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write `file`, whole or not at all. InputError where it cannot be written."""
+    unfinished = file.with_name(f".{file.name}")
+    try:
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as problem:
+        raise InputError(one_line(f"{file}: cannot be written: {problem.strerror or problem}")) from None
 
 
 def save_candidates(baselines: Path, session: Session) -> Path | None:

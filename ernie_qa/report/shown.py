@@ -89,7 +89,7 @@ def from_disk(places: Iterable[Path], recipes: Sequence[str | Path] = ()) -> tup
             record = laid_out(load_record(path))
             wanted[record.hash] = record
         if (whole / REFERENCE / "record.json").is_file() and whole / REFERENCE not in found:
-            reference = load_record(whole / REFERENCE)
+            reference = laid_out(load_record(whole / REFERENCE))
             near[reference.hash] = reference
     names = Counter(record.recipe.name for record in wanted.values())
     at_hand = near | wanted
@@ -172,7 +172,9 @@ def _verdicts(path: Path) -> dict[str, Verdict]:
 
 def _check(table: Table) -> Check:
     values = table.frozen()
-    numbers = {name: table.number_or_null(name) for name in ("measured", "limit")}
+    # documents from before the noise floor have neither of the last two
+    beside = [name for name in ("floor", "ceiling") if name in values]
+    numbers = {name: table.number_or_null(name) for name in ("measured", "limit", *beside)}
     return Check(
         name=table.text("name"),
         rung=table.text("rung"),

@@ -74,7 +74,11 @@ def escaped(text: str) -> str:
 
 def _entity(found: re.Match[str]) -> str:
     letter = found[0]
-    return f"&#{ord(letter)};" if letter.isascii() else letter
+    if not letter.isascii():
+        return letter
+    # GitHub looks for mentions, issues and addresses once more in the text that it has rendered: a space of
+    # no width is between
+    return f"&#{ord(letter)};" + ("&#8203;" if letter in "@#" else "")
 
 
 def _lines(shown: Sequence[Shown], broken: Sequence[str]) -> Iterator[str]:
@@ -93,7 +97,7 @@ def _lines(shown: Sequence[Shown], broken: Sequence[str]) -> Iterator[str]:
         for label, status, *cells in table["rows"]:
             yield f"| {escaped(label)} | {WORDS[Status(status)]} | {' | '.join(map(escaped, cells))} |"
     for one in shown:
-        found = ladder(one.verdict, 0)
+        found = ladder(one.verdict, 8 * MESSAGES)
         told = [said for said in found.said if said.required]
         if not told:
             continue

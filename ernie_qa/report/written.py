@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_qa.report.files import save
+from ernie_qa.report.files import save, write_whole
 from ernie_qa.report.page import write_page
 from ernie_qa.report.shown import of_session
 from ernie_qa.report.summary import FILE, append_summary, markdown
@@ -18,7 +18,7 @@ def write_report(directory: Path, session: Session) -> None:
     """Write the records, verdict.json, verdict.md and index.html of a session."""
     save(directory, session)
     shown = of_session(session)
-    (directory / FILE).write_text(markdown(shown, session.broken), encoding="utf-8")
+    write_whole(directory / FILE, markdown(shown, session.broken))
     write_page(directory, shown, suite=session.plan.suite, broken=session.broken)
 
 

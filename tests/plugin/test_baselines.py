@@ -162,3 +162,21 @@ def test_a_damaged_baseline_is_told_in_one_line(
     assert "Traceback" not in done.stdout
     assert main(["baseline", "verify", str(kept)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_report_that_cannot_be_written_loses_neither_verdict_nor_candidates(team: Team) -> None:
+    with (team.directory / "conftest.py").open("a") as conftest:
+        conftest.write("""
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    Path("out").mkdir(exist_ok=True)
+    Path("out/bf16").write_text("in the way")
+""")
+    done = team.run("--ernie-update", "--ernie-report", "out", "-k", "verdict")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
+    assert "PASS" in done.stdout
+    assert "out/bf16: exists already" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (team.latest / "verdict.json").is_file()

@@ -19,7 +19,7 @@ from ernie_qa.plan import plan
 from ernie_qa.recipe import Recipe
 from ernie_qa.record import Ended, Identity, Picture, Record, load_record
 from ernie_qa.report.files import SCHEMA, document
-from ernie_qa.report.page import curves, write_page
+from ernie_qa.report.page import curves, sides, write_page
 from ernie_qa.report.page.axes import round_numbers
 from ernie_qa.report.page.triplets import DIRECTORY, difference_map
 from ernie_qa.report.shown import Shown, from_disk, of_session
@@ -60,6 +60,19 @@ def test_a_run_leaves_its_page_small_and_complete(run: Path) -> None:
     # two cases by two recipes: BF16's own pictures are there once, and the recipes' are the same
     assert len(linked) <= 2 * (1 + 2 + 2)
     assert not re.search(r'(?:src|href)="(?!_pictures/|#|data:,)', page)
+
+
+def test_a_page_of_four_recipes_that_fail_everywhere_is_bounded(session: Session, tmp_path: Path) -> None:
+    checks = tuple(
+        Check(f"images.n{n}", rung, Status.FAIL, f"{n} " + "a long message " * 140, case=f"case-{n}")
+        for rung in ("package", "activation", "components", "images", "text", "cost", "baseline")
+        for n in range(40)
+    )
+    shown = [replace(one, verdict=Verdict("bad", checks)) for one in of_session(session)[:1] * 4]
+    page = write_page(tmp_path / "page", shown).read_text(encoding="utf-8")
+    assert len(page.encode()) < 300_000
+    assert page.count("✕ fail") >= 4 * 7 * 3
+    assert "0 a long message" in page
 
 
 def test_every_figure_of_the_page_is_the_records(run: Path) -> None:
@@ -108,6 +121,26 @@ def test_records_on_disk_are_shown_as_the_gate_judged_them(run: Path, session: S
     assert alone.reference == load_record(run / "bf16")
 
 
+def test_the_noise_floor_of_a_stored_verdict_is_shown(run: Path, tmp_path: Path) -> None:
+    document = json.loads((run / "verdict.json").read_text())
+    figure = next(
+        check
+        for check in document["verdicts"][1]["checks"]
+        if check["name"] == "images.lpips_mean" and check["measured"] is not None
+    )
+    figure |= {"measured": 0.03, "floor": 0.01, "ceiling": 0.05}
+    (run / "verdict.json").write_text(json.dumps(document))
+    found = [one for shown in from_disk([run]) for one in shown.verdict.checks if one.floor is not None]
+    assert [(one.name, one.position) for one in found] == [("images.lpips_mean", pytest.approx(0.5))]
+    page = page_of([run], tmp_path)
+    assert page.count("50.0 %") >= 1
+    assert "0.01 to 0.05" in page
+    for check in document["verdicts"][1]["checks"]:
+        check.pop("floor"), check.pop("ceiling")
+    (run / "verdict.json").write_text(json.dumps(document))
+    assert all(one.floor is None for shown in from_disk([run]) for one in shown.verdict.checks)
+
+
 def test_a_record_without_a_verdict_is_judged_by_the_recipe_that_is_named(
     run: Path, session: Session
 ) -> None:
@@ -126,6 +159,18 @@ def test_a_record_without_pictures_says_so(run: Path, tmp_path: Path) -> None:
     page = page_of([tmp_path / "bare"], tmp_path)
     assert "The record holds no pictures." in page
     assert not (tmp_path / "page" / DIRECTORY).exists()
+
+
+def test_lpips_of_random_weights_is_not_applicable_rather_than_missing(session: Session) -> None:
+    known = of_session(session)[1]
+    figures = {name: value for name, value in known.record.figures.items() if name != "images"}
+    without = replace(known.record, figures=figures)
+    random = replace(without, model=replace(without.model, weights="random"))
+    bars = [sides.sides([replace(known, record=one)])[0][1][0] for one in (without, random)]
+    assert [(bar.said, bar.share) for bar in bars] == [
+        ("missing", None),
+        ("not applicable: random weights", None),
+    ]
 
 
 def test_an_arm_that_ended_early_names_where(run: Path, tmp_path: Path) -> None:

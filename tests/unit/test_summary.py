@@ -1,3 +1,4 @@
+import html
 import re
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def test_nothing_in_a_message_is_markup(record: Record) -> None:
     assert "www." not in text
     row = markdown([shown(record, Check("images.x", "images", Status.FAIL, HOSTILE))])
     assert "<img" not in row
+
+
+def test_no_mention_comes_back_when_github_looks_at_the_rendered_text() -> None:
+    rendered = html.unescape(escaped("of @octocat in #12 by me@example.org"))
+    assert not re.search(r"@\w|#\d", rendered)
 
 
 def test_what_decides_nothing_and_what_broke_off_is_told(record: Record) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_qa.errors import InputError
+from ernie_qa.report.files import write_whole
 from ernie_qa.report.page import costs, curves, environment, ladder, sides, triplets
 from ernie_qa.report.shown import groups, status_of
 from ernie_qa.toml_input import one_line
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 PAGE = "index.html"
 MOST_PICTURES = 12
 """Cases shown for one record, the worst ones; the rest is counted."""
+
+MOST_BYTES = 300_000
+"""Of the page, without its pictures. One that is larger is made again with less of its messages."""
+CUTS = (1, 2, 4, 8)
+LONGEST = 700
+"""Characters of one message in the ladder; above it a message has twice as many."""
 
 
 def write_page(
@@ -62,21 +69,13 @@ def write_page(
         # what a reader sees without opening anything: what failed, or else the first pair there is
         pairs = [one for one, pictures in zip(shown, found, strict=True) if pictures.paired]
         first = pairs[0] if pairs and status_of(shown) is not Status.FAIL else None
-        page = templates.get_template("page.html").render(
-            arms=[
-                {
-                    "shown": one,
-                    "ladder": ladder.ladder(one.verdict, room),
-                    "triplets": pictures,
-                    "open": one.verdict.status is Status.FAIL or one is first,
-                }
-                for one, pictures in zip(shown, found, strict=True)
-            ],
-            status=_status(shown, broken),
-            broken=broken,
-            headline=ladder.headline(shown, broken),
-            overview=ladder.overview(shown),
-            groups=[
+        template = templates.get_template("page.html")
+        about = {
+            "status": _status(shown, broken),
+            "broken": broken,
+            "headline": ladder.headline(shown, broken),
+            "overview": ladder.overview(shown),
+            "groups": [
                 {
                     "about": group[0].about,
                     "curves": curves.curves(group),
@@ -86,17 +85,32 @@ def write_page(
                 }
                 for group in groups(shown)
             ],
-            environment=environment.rows(shown),
-            comparison=comparison,
-            legend=triplets.legend(),
-            columns=sides.COLUMNS,
-            style=style,
-            script=script,
-            style_hash=_source(style),
-            script_hash=_source(script),
-            version=version("ernie-qa"),
-        )
-        (directory / PAGE).write_text(page, encoding="utf-8")
+            "environment": environment.rows(shown),
+            "comparison": comparison,
+            "legend": triplets.legend(),
+            "columns": sides.COLUMNS,
+            "figure": costs.figure,
+            "floored": any(check.floor is not None for one in shown for check in one.verdict.checks),
+            "style": style,
+            "script": script,
+            "style_hash": _source(style),
+            "script_hash": _source(script),
+            "version": version("ernie-qa"),
+        }
+        for cut in CUTS:
+            arms = [
+                {
+                    "shown": one,
+                    "ladder": ladder.ladder(one.verdict, room // cut),
+                    "triplets": pictures,
+                    "open": one.verdict.status is Status.FAIL or one is first,
+                }
+                for one, pictures in zip(shown, found, strict=True)
+            ]
+            page = template.render(about, arms=arms, longest=LONGEST // cut)
+            if len(page.encode()) < MOST_BYTES:
+                break
+        write_whole(directory / PAGE, page)
     except OSError as problem:
         raise InputError(
             one_line(f"{directory}: the page cannot be written: {problem.strerror or problem}")

@@ -31,7 +31,7 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class Step:
     """One rung: what it asks, what it ended as, how many checks it made, and those there is `room` for, the
-    ones that did not pass first."""
+    ones that did not pass first, then those with a limit."""
 
     name: str
     asks: str
@@ -39,6 +39,11 @@ class Step:
     word: str
     checks: tuple[Check, ...]
     count: int
+
+    @property
+    def floored(self) -> bool:
+        """Whether the noise floor of any of them is known."""
+        return any(check.floor is not None for check in self.checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +58,14 @@ class Ladder:
 
 
 def ladder(verdict: Verdict, room: int) -> Ladder:
-    """The ladder of one verdict, with at most `room` checks, but three of each rung."""
+    """The ladder of one verdict: as many checks as there is `room` for, but three of each rung."""
     names = _rungs([verdict])
     asks = {rung.NAME: _asks(rung.__doc__) for rung in rungs()}
     steps = []
     for name in names:
         checks = sorted(
-            (check for check in verdict.checks if check.rung == name), key=lambda one: _order(one.status)
+            (check for check in verdict.checks if check.rung == name),
+            key=lambda one: (_order(one.status), one.limit is None),
         )
         bad = [check for check in checks if check.status in (Status.FAIL, Status.NOT_COMPARABLE)]
         share = max(3, room * len(checks) // max(1, len(verdict.checks)), min(len(bad), room // 2))
@@ -79,7 +85,8 @@ def ladder(verdict: Verdict, room: int) -> Ladder:
         word = "Nearest to" if found[1] <= 1 else "Furthest beyond"
         close = f"{word} its limit: {found[0].label}, {found[1]:.0%} of it"
     decisive = [one for one in said if one.required]
-    return Ladder(tuple(steps), tuple(decisive[:MESSAGES]), len(said) - len(decisive[:MESSAGES]), close)
+    spelt = decisive[: min(MESSAGES, max(3, room // 4))]
+    return Ladder(tuple(steps), tuple(spelt), len(said) - len(spelt), close)
 
 
 def overview(shown: Sequence[Shown]) -> dict[str, list[tuple[str, ...]]]:

@@ -144,8 +144,12 @@ def _limit(one: Shown, name: str) -> tuple[float | None, bool]:
 def _bar(one: Shown, at: int, value: float | None, limit: tuple[float | None, bool], widest: float) -> Bar:
     _, _, unit, scale = COLUMNS[at]
     if value is None:
-        first = at == 0 and one.record.recipe.name == REFERENCE
-        return Bar("BF16 itself" if first else "missing", None, None, False)
+        said = "missing"
+        if at == 0 and one.record.recipe.name == REFERENCE:
+            said = "BF16 itself"
+        elif at == 0 and one.record.model.weights == "random":
+            said = "not applicable: random weights"
+        return Bar(said, None, None, False)
     said = f"{value / scale:,.0f} {unit}" if unit == "MB" else f"{value / scale:.3g} {unit}".rstrip()
     bound, failed = limit
     return Bar(said, value / widest, bound / widest if bound is not None else None, failed)
