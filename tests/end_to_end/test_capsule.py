@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load, load_file, save, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ernie_qa.capsule import Capsule, read_capsule
+from ernie_qa.capsules.capsule import Capsule, read_capsule
+from ernie_qa.capsules.container import MAX_BYTES
+from ernie_qa.capsules.installed import Answer, compared
+from ernie_qa.capsules.publish import export
+from ernie_qa.capsules.sameness import Finding
 from ernie_qa.cli import main
-from ernie_qa.container import MAX_BYTES
 from ernie_qa.execute import hushed
-from ernie_qa.installed import Answer, compared
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
-from ernie_qa.publish import export
-from ernie_qa.sameness import Finding
 from ernie_qa.verdict import Status, worst
 from tests.lies import LAYER, swap_one_forward, switch_all_off
 

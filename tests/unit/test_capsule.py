@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ernie_qa.capsule import SCHEMA, Capsule, Part, parse_capsule, read_capsule
-from ernie_qa.container import MAX_BYTES, MAX_HEADER, kind_of, pack, unpack
+from ernie_qa.capsules.capsule import SCHEMA, Capsule, Part, parse_capsule, read_capsule
+from ernie_qa.capsules.container import MAX_BYTES, MAX_HEADER, kind_of, pack, unpack
 from ernie_qa.errors import CapsuleError
 from ernie_qa.fingerprint import Fingerprint
 from ernie_qa.frozen import Frozen

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from ernie_qa.capsule import Capsule
-from ernie_qa.container import PUBLISHED, kind_of
+from ernie_qa.capsules.capsule import Capsule
+from ernie_qa.capsules.container import PUBLISHED, kind_of
+from ernie_qa.capsules.sameness import Finding, judged
+from ernie_qa.capsules.trimming import middle
 from ernie_qa.quantizers.layers import listed
-from ernie_qa.sameness import Finding, judged
-from ernie_qa.trimming import middle
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,8 @@ def same_answers(
     capsule: Capsule, tape: Tape, made: Tape, *, exact_int8: bool, steps: int | None
 ) -> Iterator[Finding]:
     """What every layer and part gives beside what the published ones gave. `made` is what the pipeline here
-    makes of `tape` (`ernie_qa.answers`); `exact_int8` says whether this machine's int8 products are exact."""
+    makes of `tape` (`ernie_qa.capsules.answers`); `exact_int8` says whether this machine's int8 products are
+    exact."""
     for component in capsule.parts:
         yield from _same_layers(component, tape, made)
     exact = exact_int8 and capsule.exact_int8

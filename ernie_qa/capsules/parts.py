@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.capsule import Part
+from ernie_qa.capsules.capsule import Part
 from ernie_qa.errors import UnavailableError
 from ernie_qa.frozen import Frozen, freeze
 from ernie_qa.pipeline import WEIGHTED

@@ -1,5 +1,5 @@
-"""Whether what runs here is, to the bit, what a capsule's publisher ran; `ernie_qa.nearness` compares what it
-gives."""
+"""Whether what runs here is, to the bit, what a capsule's publisher ran; `ernie_qa.capsules.nearness` compares
+what it gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.capsule import Capsule, Part
+from ernie_qa.capsules.capsule import Capsule, Part
 from ernie_qa.quantizers import find_quantizer
 from ernie_qa.quantizers.layers import listed
 from ernie_qa.verdict import Status

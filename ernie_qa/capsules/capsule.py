@@ -1,7 +1,9 @@
-"""A capsule: what a published recipe is and gives, in one hashed file (`ernie_qa.container`). No torch.
+"""A capsule: what a published recipe is and gives, in one hashed file (`ernie_qa.capsules.container`). No
+torch.
 
 Its tensors are a tape (`ernie_qa.teacher`), what BF16's parts were fed and gave, and under `published/` what
-the published arm's parts gave when they were fed the same (`ernie_qa.answers`). Its document holds the rest.
+the published arm's parts gave when they were fed the same (`ernie_qa.capsules.answers`). Its document holds
+the rest.
 
 Schemas: 1 (the first).
 """
@@ -13,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ernie_qa.container import MAX_BYTES, pack, unpack
+from ernie_qa.capsules.container import MAX_BYTES, pack, unpack
 from ernie_qa.errors import CapsuleError, ErnieQAError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
 from ernie_qa.frozen import Frozen, digest, thaw

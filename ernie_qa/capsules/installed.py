@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa import compile_cache
-from ernie_qa.answers import answered, layers_answered
-from ernie_qa.capsule import machine_in_words
+from ernie_qa.capsules.answers import answered, layers_answered
+from ernie_qa.capsules.capsule import machine_in_words
+from ernie_qa.capsules.nearness import same_answers
+from ernie_qa.capsules.parts import counted, exact_int8, parts_of
+from ernie_qa.capsules.sameness import Finding, same_kernels, same_parts
 from ernie_qa.errors import CapsuleError, InputError
 from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import differences, take_fingerprint
 from ernie_qa.models.artifact import stored_method
 from ernie_qa.models.find import find_model
-from ernie_qa.nearness import same_answers
-from ernie_qa.parts import counted, exact_int8, parts_of
 from ernie_qa.pipeline import load_artifact, load_pipeline, provenance
 from ernie_qa.plan import visible_device
 from ernie_qa.recipe import find_recipe
-from ernie_qa.sameness import Finding, same_kernels, same_parts
 from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
     import torch
     from diffusers import ErnieImagePipeline
 
-    from ernie_qa.capsule import Capsule
+    from ernie_qa.capsules.capsule import Capsule
     from ernie_qa.fingerprint import Fingerprint
     from ernie_qa.models.find import Model
     from ernie_qa.recipe import Recipe
