@@ -1,5 +1,5 @@
-"""Whether what runs here is, to the bit, what a capsule's publisher ran; `ernie_qa.capsules.nearness` compares
-what it gives."""
+"""Whether what runs here is, to the bit, what a capsule's publisher ran; `ernie_qa.capsules.nearness`
+compares what it gives."""
 
 from __future__ import annotations
 
