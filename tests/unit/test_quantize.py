@@ -291,7 +291,7 @@ def test_a_file_of_the_model_that_cannot_be_read_is_not_the_outputs_fault(
     kept = file.read_bytes()
 
     def lost(done: int, total: int, doing: str) -> None:
-        # found, hashed, and gone when its turn comes: reading a directory fails
+        # found, hashed, and unreadable when its turn comes, even for root
         if doing == "transformer: done":
             file.unlink()
             file.symlink_to("/proc/self/mem")
