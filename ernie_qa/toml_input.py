@@ -8,6 +8,7 @@ import json
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date, datetime, time
 from pathlib import Path
@@ -119,9 +120,9 @@ class Table:
             self.wrong(key, wanted)
         items = Table({f"{key}[{n}]": item for n, item in enumerate(value)}, self.file, self.key, self._error)
         found = tuple(items.text(name, pattern=pattern, allowed=allowed) for name in items)
-        for item in found:
-            if found.count(item) > 1:
-                self.fail(key, f"{quoted(item)} is named twice")
+        twice = next((item for item, count in Counter(found).items() if count > 1), None)
+        if twice is not None:
+            self.fail(key, f"{quoted(twice)} is named twice")
         return found
 
     def table(self, key: str, *, optional: bool = False) -> "Table":

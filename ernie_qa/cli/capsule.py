@@ -111,8 +111,8 @@ def _export(options: argparse.Namespace) -> int:
         raise CapsuleError(f"{options.output}: exists already; name another file")
     if not options.output.parent.is_dir():
         raise CapsuleError(f"{options.output.parent}: no such directory")
-    from ernie_qa.capsule import machine_in_words
-    from ernie_qa.publish import export
+    from ernie_qa.capsules.capsule import machine_in_words
+    from ernie_qa.capsules.publish import export
 
     capsule = export(
         options.bf16,
@@ -136,13 +136,13 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from ernie_qa.capsule import read_capsule
+    from ernie_qa.capsules.capsule import read_capsule
 
     if options.steps is not None and options.steps < 1:
         raise CapsuleError(f"--steps {options.steps}: needed is 1 or more")
     capsule = read_capsule(options.capsule)
-    from ernie_qa.installed import check
-    from ernie_qa.report.capsule import document, lines
+    from ernie_qa.capsules.installed import check
+    from ernie_qa.capsules.told import document, lines
 
     try:
         answer = check(

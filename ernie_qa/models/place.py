@@ -106,7 +106,7 @@ def _take(hidden: Path, target: Path) -> None:
     target.rename(old)
     try:
         hidden.rename(target)
-    except OSError:
+    except BaseException:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -204,13 +204,25 @@ class _Work:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("rb") as read, target.open("xb") as write:
-                while chunk := read.read(CHUNK):
+            with target.open("xb") as write:
+                for chunk in _chunks(file):
                     copied += write.write(chunk)
                     self._tell(f"{name}: copying", copied)
 
     def _tell(self, what: str, more: int = 0) -> None:
         self._progress(self._done + more, self._total, what)
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    """The content of one of the model's files. ModelError where it cannot be read, which is not the output's
+    fault."""
+    try:
+        with file.open("rb") as opened:
+            while chunk := opened.read(CHUNK):
+                yield chunk
+    except OSError as problem:
+        said = problem.strerror or str(problem)
+        raise ModelError(one_line(f"{file}: cannot be read: {said}; look at the model's files")) from None
 
 
 def _terms(overwrite: bool) -> Terms:

@@ -15,15 +15,16 @@ import torch
 from safetensors.torch import load, load_file, save, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ernie_qa.capsule import Capsule, read_capsule
+from ernie_qa.capsules.capsule import Capsule, read_capsule
+from ernie_qa.capsules.container import MAX_BYTES
+from ernie_qa.capsules.installed import Answer, compared
+from ernie_qa.capsules.publish import export
+from ernie_qa.capsules.sameness import Finding
 from ernie_qa.cli import main
-from ernie_qa.container import MAX_BYTES
+from ernie_qa.errors import OutOfMemoryError
 from ernie_qa.execute import hushed
-from ernie_qa.installed import Answer, compared
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
-from ernie_qa.publish import export
-from ernie_qa.sameness import Finding
 from ernie_qa.verdict import Status, worst
 from tests.lies import LAYER, swap_one_forward, switch_all_off
 
@@ -280,3 +281,56 @@ def test_what_holds_nothing_to_compare_cannot_tell(capsules: dict[str, Capsule])
         findings, _ = compared(replace(whole, content=save(tensors)), load_pipeline("mini", NF4, "cpu"))
     assert Answer(findings, (), 0.0).status is Status.NOT_COMPARABLE
     assert [one.component for one in findings if one.status is Status.NOT_COMPARABLE] == ["pe"]
+
+
+def without(*ends: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda tape: {name: one for name, one in tape.items() if not name.endswith(ends)}
+
+
+def without_ids(tape: dict[str, Any]) -> dict[str, Any]:
+    return {name: one for name, one in tape.items() if not name.startswith("ids/")}
+
+
+@pytest.mark.parametrize(
+    ("change", "component"),
+    [
+        (without("/0/prev"), "scheduler"),
+        (without("/calls/vae", "/calls/scheduler", "/calls/transformer", "/calls/text_encoder"), "pipeline"),
+        (without_ids, "tokenizer"),
+    ],
+    ids=["step", "calls", "ids"],
+)
+def test_what_a_capsule_lacks_is_no_pass(
+    capsules: dict[str, Capsule], change: Callable[[dict[str, Any]], dict[str, Any]], component: str
+) -> None:
+    content = save(change(load(capsules[NF4].content)))
+    with hushed():
+        findings, _ = compared(replace(capsules[NF4], content=content), load_pipeline("mini", NF4, "cpu"))
+    assert worst(one.status for one in findings) is Status.NOT_COMPARABLE
+    assert component in {one.component for one in findings if one.status is Status.NOT_COMPARABLE}
+
+
+def test_too_little_memory_is_not_the_capsules_fault(capsules: dict[str, Capsule]) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    with hushed():
+        pipe: Any = load_pipeline("mini", NF4, "cpu")
+        pipe.transformer.register_forward_pre_hook(full)
+        with pytest.raises(OutOfMemoryError, match="Tried to allocate"):
+            compared(capsules[NF4], pipe)
+
+
+def test_a_stored_switch_that_was_turned_is_told(
+    places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loading puts the switch right whatever is stored; plain diffusers code would not."""
+    artifact, capsule = places[UINT4]
+    shutil.copytree(artifact, tmp_path / "turned")
+    file = tmp_path / "turned" / "text_encoder" / "config.json"
+    config = json.loads(file.read_text())
+    stored = config["quantization_config"]
+    stored["use_quantized_matmul"] = not stored["use_quantized_matmul"]
+    file.write_text(json.dumps(config))
+    code, answer = checked(capsys, capsule, tmp_path / "turned")
+    assert (code, list(wrong(answer))) == (1, [("text_encoder", "stored")])

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ernie_qa.capsule import Capsule, parse_capsule
+from ernie_qa.capsules.capsule import Capsule, parse_capsule
+from ernie_qa.capsules.installed import compared
+from ernie_qa.capsules.publish import export
 from ernie_qa.execute import hushed
 from ernie_qa.faults import NF4, UINT4, corpus
-from ernie_qa.installed import compared
 from ernie_qa.pipeline import load_pipeline
-from ernie_qa.publish import export
 from ernie_qa.verdict import Status, worst
 
 MOST = 1_150_000

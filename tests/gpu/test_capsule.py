@@ -23,10 +23,10 @@ with hushed():
 DAMAGED = """
 import sys
 import torch
-from ernie_qa.capsule import read_capsule
+from ernie_qa.capsules.capsule import read_capsule
 from ernie_qa.execute import hushed
 from ernie_qa.faults import corpus
-from ernie_qa.installed import compared
+from ernie_qa.capsules.installed import compared
 from ernie_qa.pipeline import load_artifact
 from pathlib import Path
 damage = next(one for one in corpus() if one.name == sys.argv[4]).damage

@@ -1,6 +1,7 @@
 """The capsule's file: what is written is read, and nothing else is."""
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.torch import load
 
-from ernie_qa.capsule import SCHEMA, Capsule, Part, parse_capsule, read_capsule
-from ernie_qa.container import MAX_BYTES, MAX_HEADER, kind_of, pack, unpack
+from ernie_qa.capsules import container
+from ernie_qa.capsules.capsule import SCHEMA, Capsule, Part, parse_capsule, read_capsule
+from ernie_qa.capsules.container import MAX_BYTES, MAX_HEADER, kind_of, pack, unpack
 from ernie_qa.errors import CapsuleError
 from ernie_qa.fingerprint import Fingerprint
 from ernie_qa.frozen import Frozen
@@ -82,6 +86,16 @@ def repacked(change: Callable[[dict[str, Any]], None]) -> bytes:
     return pack(values, tensors(one=3, two=5))
 
 
+def forged(document: str, header: Callable[[str], bytes] = str.encode) -> bytes:
+    """A capsule of any document, hashed as ours are; `header` writes the file's header."""
+    content = tensors(one=3)
+    entries, data = container._split(content, "x")
+    sha256 = container._hash(document, entries, data)
+    metadata = {"format": "ernie_qa capsule", "document": document, "sha256": sha256}
+    written = header(json.dumps({"__metadata__": metadata, **entries}))
+    return len(written).to_bytes(8, "little") + written + data
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.capsule").write_bytes(WHOLE)
     found, wrote = read_capsule(tmp_path / "a.capsule"), made()
@@ -95,8 +109,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_safetensors_reads_it_too() -> None:
-    from safetensors.torch import load
-
     assert {name: len(tensor) for name, tensor in load(WHOLE).items()} == {"one": 3, "two": 5}
 
 
@@ -140,13 +152,14 @@ KEYS = sorted(unpack(WHOLE, "x")[0])
 
 
 @given(st.sampled_from(KEYS), json_values)
+@example("figures", {"seconds": float("inf")})
+@example("exact_int8", float("nan"))
 def test_any_value_in_its_document_is_read_or_refused_in_one_line(key: str, value: Any) -> None:
-    def change(values: dict[str, Any]) -> None:
-        values[key] = value
-
+    values, _ = unpack(WHOLE, "x")
     told = ""
     try:
-        parse_capsule(repacked(change), "x.capsule")
+        # Infinity and NaN too, which Python's JSON reads
+        parse_capsule(forged(json.dumps({**values, key: value})), "x.capsule")
     except CapsuleError as error:
         told = str(error)
     assert "\n" not in told
@@ -173,6 +186,29 @@ def test_a_document_that_was_edited_and_hashed_again(
         parse_capsule(repacked(change), "x.capsule")
 
 
+def test_a_document_that_is_nested_deeply_is_refused() -> None:
+    with pytest.raises(CapsuleError, match="its document is no JSON"):
+        parse_capsule(forged("[" * 100_000), "x.capsule")
+
+
+def test_a_header_that_safetensors_does_not_read_is_refused() -> None:
+    content = forged("{}", lambda text: text.encode("utf-16"))
+    with pytest.raises(SafetensorError):
+        load(content)
+    with pytest.raises(CapsuleError, match="damaged"):
+        parse_capsule(content, "x.capsule")
+
+
+def test_many_names_are_read_in_no_time() -> None:
+    names = [f"a.{number}" for number in range(30_000)]
+    began = time.process_time()
+    found = parse_capsule(
+        repacked(lambda values: values["parts"]["transformer"]["states"][0].update(names=names)), "x.capsule"
+    )
+    assert len(found.parts["transformer"].states) == len(names)
+    assert time.process_time() - began < 3
+
+
 def test_another_safetensors_file_is_no_capsule() -> None:
     with pytest.raises(CapsuleError, match="no capsule of ernie_qa"):
         parse_capsule(tensors(one=3), "x.safetensors")
@@ -187,12 +223,14 @@ def test_another_safetensors_file_is_no_capsule() -> None:
         {"dtype": "U8", "shape": [-3], "data_offsets": [0, 3]},
         {"dtype": "U8", "shape": [3], "data_offsets": [1, 4]},
         {"dtype": "U8", "shape": [True] * 3, "data_offsets": [0, 1]},
+        {"dtype": "U8", "shape": {}, "data_offsets": [0, 1]},
     ],
 )
 def test_tensors_that_lie_about_their_size_are_refused(entry: dict[str, Any]) -> None:
     header = json.dumps({"a": entry}).encode()
+    size = entry["data_offsets"][1]
     with pytest.raises(CapsuleError, match="damaged"):
-        pack({}, len(header).to_bytes(8, "little") + header + bytes(3))
+        pack({}, len(header).to_bytes(8, "little") + header + bytes(max(size, 3) if entry["shape"] else size))
 
 
 def test_too_large_is_refused_with_what_is_large(tmp_path: Path) -> None:

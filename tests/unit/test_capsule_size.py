@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ernie_qa.capsule import Part
-from ernie_qa.container import MAX_BYTES, PUBLISHED
+from ernie_qa.capsules.capsule import Part
+from ernie_qa.capsules.container import MAX_BYTES, PUBLISHED
+from ernie_qa.capsules.publish import ROOM
+from ernie_qa.capsules.trimming import size, trimmed
 from ernie_qa.frozen import Frozen
 from ernie_qa.models.replica.architecture import modules, others
-from ernie_qa.publish import ROOM
 from ernie_qa.suite import find_suite
 from ernie_qa.teacher import ROWS, TOKENS, VALUES
-from ernie_qa.trimming import size, trimmed
 from tests.unit.test_capsule import SHA, made
 
 SUITE = find_suite("turbo10")

@@ -283,6 +283,34 @@ def test_a_process_killed_while_it_replaced_leaves_the_old_one(
     assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
 
 
+def test_a_file_of_the_model_that_cannot_be_read_is_not_the_outputs_fault(
+    tmp_path: Path, tiny_model: Path, whole: dict[str, Path]
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "tiny"))
+    file = model / "scheduler" / "scheduler_config.json"
+    kept = file.read_bytes()
+
+    def lost(done: int, total: int, doing: str) -> None:
+        # found, hashed, and unreadable when its turn comes, even for root
+        if doing == "transformer: done":
+            file.unlink()
+            file.symlink_to("/proc/self/mem")
+
+    refused(
+        ModelError,
+        "scheduler_config.json: cannot be read: Input/output error",
+        model,
+        NF4,
+        tmp_path / "new",
+        progress=lost,
+    )
+    file.unlink()
+    file.write_bytes(kept)
+    assert quantize(model, NF4, tmp_path / "new", device="cpu").resumed
+    for name in find_model(model).components:
+        assert contents(tmp_path / "new" / name) == contents(whole[NF4] / name)
+
+
 # --- the disk ---
 
 

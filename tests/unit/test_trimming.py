@@ -1,6 +1,6 @@
 import torch
 
-from ernie_qa.trimming import middle, size, trimmed
+from ernie_qa.capsules.trimming import middle, size, trimmed
 
 
 def tape() -> dict[str, torch.Tensor]:

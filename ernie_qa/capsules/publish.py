@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa import compile_cache
-from ernie_qa.answers import answered, layers_answered
-from ernie_qa.capsule import Capsule, parse_capsule
-from ernie_qa.container import MAX_BYTES, PUBLISHED
+from ernie_qa.capsules.answers import answered, layers_answered
+from ernie_qa.capsules.capsule import Capsule, parse_capsule
+from ernie_qa.capsules.container import MAX_BYTES, PUBLISHED
+from ernie_qa.capsules.parts import counted, exact_int8, parts_of
+from ernie_qa.capsules.trimming import first_steps, trimmed
 from ernie_qa.drawing import draw
 from ernie_qa.errors import CapsuleError, InputError, ModelError
 from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.frozen import Frozen, freeze
 from ernie_qa.models.find import find_model, vae_scale_factor
-from ernie_qa.parts import counted, exact_int8, parts_of
 from ernie_qa.pipeline import load_artifact, load_pipeline, provenance
 from ernie_qa.plan import visible_device
 from ernie_qa.recipe import REFERENCE, find_recipe
@@ -30,7 +31,6 @@ from ernie_qa.rungs.cost import written
 from ernie_qa.suite import check_sizes, find_suite
 from ernie_qa.teacher import recorded
 from ernie_qa.trajectories import Trajectories
-from ernie_qa.trimming import first_steps, trimmed
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ def export(
 
     `bf16` is the directory of BF16's record, as a gate wrote it, or the BF16 model itself, of which `cases`
     cases are then drawn. What the tensors take beyond `most` bytes is left out, what tells least first
-    (`ernie_qa.trimming`), and the capsule says so. ErnieQAError where something is wrong or missing,
+    (`ernie_qa.capsules.trimming`), and the capsule says so. ErnieQAError where something is wrong or missing,
     CapsuleError where it cannot be made small enough or what is published is not the model that BF16 is.
     """
     from safetensors.torch import load, save

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ernie_qa.container import PUBLISHED, kind_of
+from ernie_qa.capsules.container import PUBLISHED, kind_of
 
 if TYPE_CHECKING:
     import torch

@@ -1,7 +1,9 @@
-"""A capsule: what a published recipe is and gives, in one hashed file (`ernie_qa.container`). No torch.
+"""A capsule: what a published recipe is and gives, in one hashed file (`ernie_qa.capsules.container`). No
+torch.
 
 Its tensors are a tape (`ernie_qa.teacher`), what BF16's parts were fed and gave, and under `published/` what
-the published arm's parts gave when they were fed the same (`ernie_qa.answers`). Its document holds the rest.
+the published arm's parts gave when they were fed the same (`ernie_qa.capsules.answers`). Its document holds
+the rest.
 
 Schemas: 1 (the first).
 """
@@ -13,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ernie_qa.container import MAX_BYTES, pack, unpack
+from ernie_qa.capsules.container import MAX_BYTES, pack, unpack
 from ernie_qa.errors import CapsuleError, ErnieQAError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
 from ernie_qa.frozen import Frozen, digest, thaw
@@ -34,7 +36,7 @@ class Part:
 
     quantizer   that the recipe names for it; None where it stays in BF16
     artifact    whether it was read from files that hold it quantized
-    flag        what its configuration claims
+    flag        what its configuration claims once it is loaded, and `stored` in its files
     states      layer -> what it is: quantized, shape, bits, and as `weight.` and `runtime.` what it stores
                 and how it is set up to run
     tensors     the sha256 of each tensor, of all together for a quantized layer, by its name
@@ -47,6 +49,7 @@ class Part:
     states: Mapping[str, Mapping[str, Any]]
     tensors: Mapping[str, str]
     calls: Mapping[str, tuple[int, int]] = field(default_factory=lambda: Frozen({}))
+    stored: Mapping[str, Any] = field(default_factory=lambda: Frozen({}))
 
     def values(self) -> dict[str, Any]:
         """All of it as JSON values; layers in the same state share an entry."""
@@ -58,6 +61,7 @@ class Part:
             "quantizer": self.quantizer,
             "artifact": self.artifact,
             "flag": thaw(self.flag),
+            "stored": thaw(self.stored),
             "states": list(groups.values()),
             "tensors": dict(self.tensors),
             "calls": {name: list(counts) for name, counts in self.calls.items()},
@@ -248,6 +252,7 @@ def _part(table: Table) -> Part:
         quantizer=table.text_or_null("quantizer"),
         artifact=table.boolean("artifact"),
         flag=table.table("flag").frozen(),
+        stored=table.table("stored").frozen(),
         states=Frozen(states),
         tensors=Frozen({name: tensors.text(name, pattern=SHA256, allowed=SHA256_RULE) for name in tensors}),
         calls=Frozen({name: _counts(calls, name) for name in calls}),

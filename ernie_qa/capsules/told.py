@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.capsule import machine_in_words
+from ernie_qa.capsules.capsule import machine_in_words
 from ernie_qa.verdict import Status
 
 if TYPE_CHECKING:
-    from ernie_qa.capsule import Capsule
-    from ernie_qa.installed import Answer
+    from ernie_qa.capsules.capsule import Capsule
+    from ernie_qa.capsules.installed import Answer
 
 WORDS = {Status.PASS: "same", Status.FAIL: "differs"}
 CANNOT_TELL = "cannot_tell"

@@ -1,5 +1,5 @@
-"""Whether what runs here is, to the bit, what a capsule's publisher ran; `ernie_qa.nearness` compares what it
-gives."""
+"""Whether what runs here is, to the bit, what a capsule's publisher ran; `ernie_qa.capsules.nearness`
+compares what it gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.capsule import Capsule, Part
+from ernie_qa.capsules.capsule import Capsule, Part
 from ernie_qa.quantizers import find_quantizer
 from ernie_qa.quantizers.layers import listed
 from ernie_qa.verdict import Status
@@ -36,6 +36,12 @@ def judged(component: str, about: str, faults: Sequence[str], passed: str, **mor
     return Finding(component, about, status, listed(faults) if faults else passed, **more)
 
 
+def lacking(component: str, about: str) -> Finding:
+    """What a capsule holds nothing of says nothing."""
+    said = "the capsule holds nothing to compare it with: ask its publisher for a whole one"
+    return Finding(component, about, Status.NOT_COMPARABLE, said)
+
+
 def same_parts(capsule: Capsule, ours: Mapping[str, Part], here: Fingerprint) -> Iterator[Finding]:
     """What can be told before anything runs: configuration, states of layers, and bytes of tensors."""
     for name in dict.fromkeys((*capsule.parts, *ours)):
@@ -44,6 +50,9 @@ def same_parts(capsule: Capsule, ours: Mapping[str, Part], here: Fingerprint) ->
             said = "it is missing here" if mine is None else "it was not published"
             yield Finding(name, "states", Status.FAIL, said)
             continue
+        if theirs.artifact and mine.artifact:
+            faults = _differing(mine.stored, theirs.stored, dict.fromkeys((*theirs.stored, *mine.stored)))
+            yield judged(name, "stored", faults, "its files say what the published ones say")
         if theirs.quantizer is not None or mine.quantizer is not None:
             keys = dict.fromkeys((*theirs.flag, *mine.flag))
             faults = _differing(mine.flag, theirs.flag, keys)
@@ -72,9 +81,8 @@ def _same_states(name: str, mine: Part, theirs: Part, same_release: bool) -> Ite
     faults = {}
     for layer in dict.fromkeys((*theirs.states, *mine.states)):
         ours, published = mine.states.get(layer, {}), theirs.states.get(layer, {})
-        # where a function stands is its release's matter
-        skipped = () if same_release else ("runtime.forward",)
-        keys = dict.fromkeys(key for key in (*published, *ours) if key not in skipped)
+        ours, published = _of(ours, same_release), _of(published, same_release)
+        keys = dict.fromkeys((*published, *ours))
         if not ours or not published:
             faults[layer] = f"{layer} ({'missing' if not ours else 'not published'})"
         elif ours.get("quantized") is not published.get("quantized"):
@@ -87,10 +95,19 @@ def _same_states(name: str, mine: Part, theirs: Part, same_release: bool) -> Ite
         yield judged(name, "states", list(faults.values()), passed, layers=tuple(faults))
 
 
+def _of(state: Mapping[str, Any], same_release: bool) -> dict[str, Any]:
+    """What is compared of a layer's state: where a function stands is its release's matter."""
+    return {key: value for key, value in state.items() if same_release or key != "runtime.forward"}
+
+
 def _same_weights(name: str, mine: Part, theirs: Part, same_release: bool) -> Finding:
     """Plain tensors are equal to the bit; those of quantized layers are where both were read from files by
     one release, for quantizing once more may round otherwise."""
-    moved = {layer for layer in theirs.states if theirs.states[layer] != mine.states.get(layer)}
+    moved = {
+        layer
+        for layer, state in theirs.states.items()
+        if _of(state, same_release) != _of(mine.states.get(layer, {}), same_release)
+    }
     quantized = {
         layer for layer, state in (*theirs.states.items(), *mine.states.items()) if state.get("quantized")
     }

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.capsule import Part
+from ernie_qa.capsules.capsule import Part
 from ernie_qa.errors import UnavailableError
 from ernie_qa.frozen import Frozen, freeze
 from ernie_qa.pipeline import WEIGHTED
@@ -44,7 +44,9 @@ def parts_of(pipe: ErnieImagePipeline, recipe: Recipe, stored: Model) -> dict[st
         if module is None:
             continue
         quantizer = recipe.components.get(name)
+        held = stored_quantization(stored.path / name)
         flag: Mapping[str, Any] = {}
+        claimed: Mapping[str, Any] = {}
         states: tuple[LayerState, ...] = ()
         if quantizer is not None:
             live: Any = pipe
@@ -52,10 +54,12 @@ def parts_of(pipe: ErnieImagePipeline, recipe: Recipe, stored: Model) -> dict[st
             if problem := its.prove(str(live._execution_device), options[quantizer]):
                 raise UnavailableError(f"{name}: {problem}; upgrade ernie_qa, or use the release it knows")
             flag, states = its.config_flag(module), its.describe(module, options[quantizer])
+            claimed = {} if held is None else its.stored_flag(held)
         quantized = [state.name for state in states if state.quantized]
         found[name] = Part(
             quantizer=quantizer,
-            artifact=stored_quantization(stored.path / name) is not None,
+            artifact=held is not None,
+            stored=freeze(claimed),
             flag=freeze(flag),
             states=Frozen({state.name: _state(state) for state in states}),
             tensors=Frozen(_hashes(module, quantized)),

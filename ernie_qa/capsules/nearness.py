@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from ernie_qa.capsule import Capsule
-from ernie_qa.container import PUBLISHED, kind_of
+from ernie_qa.capsules.capsule import Capsule
+from ernie_qa.capsules.container import PUBLISHED, kind_of
+from ernie_qa.capsules.sameness import Finding, judged, lacking
+from ernie_qa.capsules.trimming import middle
 from ernie_qa.quantizers.layers import listed
-from ernie_qa.sameness import Finding, judged
-from ernie_qa.trimming import middle
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,8 @@ def same_answers(
     capsule: Capsule, tape: Tape, made: Tape, *, exact_int8: bool, steps: int | None
 ) -> Iterator[Finding]:
     """What every layer and part gives beside what the published ones gave. `made` is what the pipeline here
-    makes of `tape` (`ernie_qa.answers`); `exact_int8` says whether this machine's int8 products are exact."""
+    makes of `tape` (`ernie_qa.capsules.answers`); `exact_int8` says whether this machine's int8 products are
+    exact."""
     for component in capsule.parts:
         yield from _same_layers(component, tape, made)
     exact = exact_int8 and capsule.exact_int8
@@ -193,30 +194,37 @@ def _same_ids(tape: Tape, made: Tape) -> Iterator[Finding]:
             found, ours = faults.setdefault(tokenizer, []), made.get(name)
             if ours is None or ours.tolist() != ids.tolist():
                 found.append(case)
+    if not faults:
+        yield lacking("tokenizer", "ids")
     for tokenizer, cases in faults.items():
         said = [f"other ids than published for {listed(cases)}"] if cases else []
         yield judged(tokenizer, "ids", said, "the ids of every prompt are the published ones")
 
 
 def _same_schedule(tape: Tape, made: Tape) -> Iterator[Finding]:
-    faults = []
+    faults, seen = [], set()
     for name, bf16 in tape.items():
         case, _, what = name.partition("/scheduler/")
         if name.startswith(PUBLISHED) or what not in ("sigmas", "timesteps", "0/prev"):
             continue
         ours = made.get(name)
+        seen.add(what)
         if what == "0/prev" and (error := _error(ours, bf16)) > STEP:
             faults.append(f"{case}: its first step is {error:.3g} off, {STEP:g} allowed")
         elif what != "0/prev" and (ours is None or ours.tolist() != bf16.tolist()):
             faults.append(f"{case}: other {what}")
+    if len(seen) < 3 and not faults:
+        yield lacking("scheduler", "sigmas")
+        return
     yield judged("scheduler", "sigmas", faults, "sigmas, timesteps and a first step are the published ones")
 
 
 def _same_calls(tape: Tape, made: Tape, steps: int | None) -> Iterator[Finding]:
-    faults = []
+    faults, seen = [], False
     for name, count in tape.items():
         if not name.startswith(PUBLISHED) or "/calls/" not in name:
             continue
+        seen = True
         case, part = name.removeprefix(PUBLISHED).split("/calls/")
         ours = made.get(f"{case}/calls/{part}")
         if steps is not None and part in ("transformer", "scheduler"):
@@ -224,6 +232,9 @@ def _same_calls(tape: Tape, made: Tape, steps: int | None) -> Iterator[Finding]:
         if ours is None or int(ours) != int(count):
             called = 0 if ours is None else int(ours)
             faults.append(f"{case}: {part} is called {called} times, published {int(count)}")
+    if not seen:
+        yield lacking("pipeline", "calls")
+        return
     yield judged("pipeline", "calls", faults, "every part is called as often as published")
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.container import PUBLISHED
+from ernie_qa.capsules.container import PUBLISHED
 from ernie_qa.drawing import rehearse
 from ernie_qa.replay import fed, taught
 from ernie_qa.teacher import USED, Tape, kept, logits, previous, tapped, token_ids

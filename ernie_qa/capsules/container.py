@@ -79,7 +79,8 @@ def _split(content: bytes, where: str) -> tuple[dict[str, Any], bytes]:
     if len(content) < 10 or not 2 <= length <= min(len(content) - 8, MAX_HEADER):
         raise damaged
     try:
-        header = json.loads(content[8 : 8 + length])
+        # left to itself json takes other encodings too, which safetensors does not
+        header = json.loads(content[8 : 8 + length].decode("utf-8"))
         entries = {name: one for name, one in header.items() if name != "__metadata__"}
         ends = sorted(_extent(one) for one in entries.values())
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
@@ -97,7 +98,9 @@ def _split(content: bytes, where: str) -> tuple[dict[str, Any], bytes]:
 def _extent(entry: Mapping[str, Any]) -> tuple[int, int]:
     """Where one tensor's bytes begin and end; ValueError where that is not what its type and shape take."""
     shape, (start, end) = entry["shape"], entry["data_offsets"]
-    whole = all(type(size) is int and 0 <= size < 2**40 for size in (*shape, start, end))
+    whole = type(shape) is list and all(
+        type(size) is int and 0 <= size < 2**40 for size in (*shape, start, end)
+    )
     if set(entry) != {"dtype", "shape", "data_offsets"} or not whole or len(shape) > 8:
         raise ValueError(entry)
     if end - start != prod(shape) * _SIZES[entry["dtype"]]:

@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa import compile_cache
-from ernie_qa.answers import answered, layers_answered
-from ernie_qa.capsule import machine_in_words
-from ernie_qa.errors import CapsuleError, InputError
+from ernie_qa.capsules.answers import answered, layers_answered
+from ernie_qa.capsules.capsule import machine_in_words
+from ernie_qa.capsules.nearness import same_answers
+from ernie_qa.capsules.parts import counted, exact_int8, parts_of
+from ernie_qa.capsules.sameness import Finding, lacking, same_kernels, same_parts
+from ernie_qa.errors import CapsuleError, InputError, OutOfMemoryError
 from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import differences, take_fingerprint
 from ernie_qa.models.artifact import stored_method
 from ernie_qa.models.find import find_model
-from ernie_qa.nearness import same_answers
-from ernie_qa.parts import counted, exact_int8, parts_of
 from ernie_qa.pipeline import load_artifact, load_pipeline, provenance
 from ernie_qa.plan import visible_device
 from ernie_qa.recipe import find_recipe
-from ernie_qa.sameness import Finding, same_kernels, same_parts
 from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
     import torch
     from diffusers import ErnieImagePipeline
 
-    from ernie_qa.capsule import Capsule
+    from ernie_qa.capsules.capsule import Capsule
     from ernie_qa.fingerprint import Fingerprint
     from ernie_qa.models.find import Model
     from ernie_qa.recipe import Recipe
@@ -100,6 +100,7 @@ def compared(
 
     The pipeline is one of `load_pipeline` or `load_artifact`.
     """
+    import torch
     from safetensors.torch import load
 
     origin, live = provenance(pipe), pipe
@@ -126,7 +127,18 @@ def compared(
             *same_kernels(capsule, parts),
             *same_answers(capsule, tape, made, exact_int8=exact, steps=steps),
         ]
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
+    except torch.OutOfMemoryError as problem:
+        said = next(iter(str(problem).splitlines()), "")
+        raise OutOfMemoryError(f"{place}: not enough memory to run it: {said}; free some") from problem
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as problem:
         said = next(iter(str(problem).splitlines()), "")
         said = f"what was published cannot be fed to it: {type(problem).__name__}: {said}"
         if all(finding.status is Status.PASS for finding in findings):
@@ -141,10 +153,7 @@ def compared(
 def _silent(capsule: Capsule, found: Sequence[Finding]) -> list[Finding]:
     """The components of which the capsule holds nothing to compare: such a one says nothing."""
     heard = {finding.component for finding in found if finding.about == "outputs"}
-    said = "the capsule holds nothing that it gave: ask its publisher for a whole one"
-    return [
-        Finding(name, "outputs", Status.NOT_COMPARABLE, said) for name in capsule.parts if name not in heard
-    ]
+    return [lacking(name, "outputs") for name in capsule.parts if name not in heard]
 
 
 def _check_ids(live: Any, tape: Mapping[str, torch.Tensor]) -> None:
