@@ -172,9 +172,10 @@ def _files(capsule: Capsule, found: Model, artifact: bool) -> list[str]:
     published = capsule.artifact if artifact else capsule.model
     if published is None:
         return ["it was quantized in memory when it was published: there are no files to compare"]
+    what = "the files of the artifact" if artifact else "the BF16 model's files, quantized here in memory,"
     if published.hash == found.identity.hash:
-        return ["its files are those that were published"]
-    return ["its files are not those that were published: saved anew, or sharded otherwise?"]
+        return [f"{what} are those of the capsule"]
+    return [f"{what} are not those of the capsule: edited, saved anew, or sharded otherwise"]
 
 
 def _notes(capsule: Capsule, here: Fingerprint, exact: bool, steps: int | None) -> list[str]:

@@ -79,7 +79,7 @@ def test_what_was_published_is_the_same(
     assert file.stat().st_size < MAX_BYTES / 5
     code, answer = checked(capsys, file, artifact)
     assert (code, answer["status"]) == (0, "same")
-    assert answer["notes"] == ["its files are those that were published"]
+    assert answer["notes"] == ["the files of the artifact are those of the capsule"]
     seen = {(one["component"], one["about"]) for one in answer["findings"]}
     for component in PARTS:
         assert {(component, about) for about in ("weights", "layers", "outputs", "kernels")} <= seen
@@ -202,6 +202,16 @@ def test_another_recipe_is_told(places: Places, capsys: pytest.CaptureFixture[st
     code, answer = checked(capsys, places[UINT4][1], "mini", "--recipe", "sdnq-uint4-dequant")
     assert (code, answer["status"]) == (1, "differs")
     assert {(None, "recipe"), *((part, "kernels") for part in PARTS)} <= set(wrong(answer))
+
+
+def test_layers_of_other_bits_are_not_called_equal(
+    places: Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, answer = checked(capsys, places[UINT4][1], "mini", "--recipe", "sdnq-int8", "--steps", "1")
+    assert (code, answer["status"]) == (1, "differs")
+    told = {one["component"]: one["message"] for one in answer["findings"] if one["about"] == "weights"}
+    for component in PARTS:
+        assert "in layers that are set up otherwise were not compared" in told[component]
 
 
 def test_another_quantizer_is_told_before_anything_is_loaded(
