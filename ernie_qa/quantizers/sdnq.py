@@ -187,8 +187,10 @@ def weights(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> tuple[Tenso
     live = _dequantized(layer, bf16.device)
     # stored turned though its switch says otherwise: how it runs is another rung's to say
     turned = live.shape != bf16.shape and live.shape == bf16.shape[::-1]
+    # what runs without the kernel has other groups in some types; whether it may is `describe`'s to say
+    same_groups = {**options, "group_size": layer.sdnq_dequantizer.group_size or -1}
     with _given_factors(layer, bf16):
-        fresh = _dequantized(_made(bf16.clone(), options), bf16.device)
+        fresh = _dequantized(_made(bf16.clone(), same_groups), bf16.device)
     return live.T.contiguous() if turned else live, fresh
 
 

@@ -148,3 +148,16 @@ def test_factors_that_sdnq_draws_at_random_are_the_layer_s_own(kernel: bool, had
     pair = quantizer.weights(layer, plain, options)
     assert pair is not None
     assert list(misfits({"one": weight_figures(*pair, plain, 128)}))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_layer_that_is_excepted_from_the_kernel_may_have_other_groups(dtype: str, kernel: bool) -> None:
+    quantizer = find_quantizer("sdnq")
+    quantizer.prepare("cpu")
+    options = {**checked_options(find_recipe("sdnq-int8"))["sdnq"], "weights_dtype": dtype}
+    plain = torch.randn(64, 2048, generator=torch.Generator().manual_seed(3)).bfloat16()
+    layer = _made(plain.clone(), {**options, "use_quantized_matmul": not kernel})
+    pair = quantizer.weights(layer, plain, {**options, "use_quantized_matmul": kernel})
+    assert pair is not None
+    assert torch.equal(*pair)
