@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ernie_qa.baseline.accepted import DRIFT
+from ernie_qa.baseline.accepted import DRIFT, short
 from ernie_qa.rungs import BASELINE, rungs
 from ernie_qa.verdict import Check, Status
 
@@ -31,15 +31,38 @@ def floored(evidence: Evidence, checks: Iterable[Check], noise: Noise | None) ->
         yield from checks
         yield Check(f"{NAME}.floor", NAME, Status.NOT_APPLICABLE, why or "", required=False)
         return
+    noise, left = _alike(noise, evidence.record)
     told = f"measured under {', '.join(noise.changes)}"
     if noise.deterministic:
         told += ": deterministic, not a bit moved"
+    if left:
+        told += f"; computed otherwise since, so without a floor: {', '.join(left)}; calibrate again"
     yield Check(f"{NAME}.floor", NAME, Status.NOT_APPLICABLE, told, required=False)
     bounds = _bounds()
     for check in checks:
         figure = _figure(check.name)
         found = noise.floor(figure, bounds[figure]) if figure in bounds else None
         yield _floored(check, evidence, found, noise.ceiling.get(figure), bounds) if found else check
+
+
+def _alike(noise: Noise, record: Record) -> tuple[Noise, list[str]]:
+    """`noise` without the figures of pictures that were computed otherwise than the record's, and these."""
+    metrics = record.figures.get("images", {}).get("metrics", {})
+    said = {name: short(summary.get("definition", "")) for name, summary in metrics.items()}
+    known = {name for one in noise.changes.values() for name in one.figures} | set(noise.ceiling)
+    left = sorted(
+        name
+        for name in known
+        if (metric := name.partition(".")[2].rpartition("_")[0]) in said
+        and name.startswith("images.")
+        and noise.definitions.get(name) != said[metric]
+    )
+    changes = {
+        name: replace(one, figures={key: value for key, value in one.figures.items() if key not in left})
+        for name, one in noise.changes.items()
+    }
+    ceiling = {key: value for key, value in noise.ceiling.items() if key not in left}
+    return replace(noise, changes=changes, ceiling=ceiling), left
 
 
 def unmeasured(record: Record, noise: Noise | None) -> str | None:
@@ -55,12 +78,13 @@ def refused(accepted: Accepted, noise: Noise | None) -> str | None:
     """The first limit of accepted figures that lies below its floor, in one line; None where none does."""
     if noise is None or (accepted.model.hash, accepted.machine) != (noise.model.hash, noise.machine):
         return None
-    if accepted.suite.hash != noise.suite.hash:
+    if accepted.suite.hash != noise.suite.hash or noise.partial:
         return None
     bounds = _bounds()
     for name, figure in accepted.figures.items():
         plain = _figure(name)
-        found = noise.floor(plain, bounds[plain]) if plain in bounds else None
+        alike = figure.definition == noise.definitions.get(plain, "")
+        found = noise.floor(plain, bounds[plain]) if alike and plain in bounds else None
         if found and figure.limit is not None and _below(figure.limit, found, bounds[plain]):
             return f"{accepted.recipe.name}: {name}: {_told(figure.limit, found, accepted=True)}"
     return None
@@ -76,6 +100,8 @@ def _floored(
     value = check.limit if limit is None else getattr(limit, bound)
     # pairs are held to a ratio, which has no floor
     judged = check.status in (Status.PASS, Status.FAIL) and check.unit != "times"
+    # what is not finite is beyond any floor
+    judged = judged and not (check.status is Status.FAIL and check.measured is None)
     if not judged or value is None or not _below(value, floor, bound):
         return beside
     return replace(beside, status=Status.NOT_COMPARABLE, message=_told(value, floor, accepted=accepted))

@@ -88,7 +88,7 @@ class Figure:
 
     def is_of(self, tracked: Tracked) -> bool:
         """Whether `tracked` was computed as this figure was."""
-        return self.definition == _short(tracked.definition)
+        return self.definition == short(tracked.definition)
 
     @property
     def noise(self) -> float | None:
@@ -210,7 +210,7 @@ def figure_of(runs: Sequence[Tracked]) -> Figure:
         limit = worst + noise if first.better == "lower" else worst - noise
     shared = [case for case in first.scores if all(case in run.scores for run in runs)]
     scores = {case: _typical([run.scores[case] for run in runs], first.better) for case in shared}
-    definition = _short(first.definition)
+    definition = short(first.definition)
     return Figure(values, limit, first.better, first.unit, first.ideal, definition, Frozen(scores))
 
 
@@ -247,7 +247,8 @@ def _sha256(table: Table, key: str) -> str:
     return table.text(key, pattern=SHA256, allowed=SHA256_RULE)
 
 
-def _short(definition: str) -> str:
+def short(definition: str) -> str:
+    """The start of the sha256 of how a figure is computed, empty where there is but one way."""
     return hashlib.sha256(definition.encode()).hexdigest()[:12] if definition else ""
 
 

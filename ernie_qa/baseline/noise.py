@@ -5,7 +5,7 @@ ceiling, how far it is from itself with other seeds. One JSON document a model, 
 
 It is not among the accepted figures: nobody accepts it, it is measured, and may be measured anew at any time.
 
-Schemas: 1 (the first).
+Schemas: 1 (the first), 2 (how each figure is computed, and how many cases the suite has).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ernie_qa.record import SHA256, SHA256_RULE, Identity, ModelIdentity, Record
 from ernie_qa.suite import more_seeds
 from ernie_qa.toml_input import SAFE_NAME, Table, one_line, read_json
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +73,25 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What was measured for one model and suite on one machine: by change, and the `ceiling` by figure."""
+    """What was measured for one model and suite on one machine: by change, and the `ceiling` by figure.
+
+    The suite has so many `cases`; `definitions` are figure -> the start of the sha256 of how it is computed,
+    of those that have one. Neither is known of schema 1.
+    """
 
     model: ModelIdentity
     machine: str
     suite: Identity
     changes: Mapping[str, Moved]
     ceiling: Mapping[str, float]
+    cases: int = 0
+    definitions: Mapping[str, str] = field(default_factory=lambda: Frozen({}))
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "changes", Frozen(self.changes))
         object.__setattr__(self, "ceiling", Frozen(self.ceiling))
+        object.__setattr__(self, "definitions", Frozen(self.definitions))
 
     @property
     def hash(self) -> str:
@@ -105,6 +112,12 @@ class Noise:
         """Whether no change moved BF16 by a bit."""
         return bool(self.changes) and all(one.deterministic for one in self.changes.values())
 
+    @property
+    def partial(self) -> str | None:
+        """Why this is no floor of the whole suite; None where it is."""
+        few = min((one.cases for one in self.changes.values()), default=self.cases)
+        return None if few >= self.cases else f"it was measured in {few} of {self.cases} cases"
+
     def unlike(self, record: Record) -> str | None:
         """Why this is not the floor of `record`; None where it is."""
         if record.fingerprint.machine != self.machine:
@@ -113,7 +126,7 @@ class Noise:
             return f"it was measured with another model {self.model.name} ({self.model.hash[:12]})"
         if more_seeds(record.suite.hash, self.suite.hash) is None:
             return f"it was measured with another suite {self.suite.name} ({self.suite.hash[:12]})"
-        return None
+        return self.partial
 
     def text(self) -> str:
         """The document."""
@@ -127,6 +140,8 @@ class Noise:
             "suite": asdict(self.suite),
             "changes": {name: _values(one) for name, one in self.changes.items()},
             "ceiling": dict(self.ceiling),
+            # only where it has them: the hashes of earlier ones stay
+            **({"cases": self.cases, "definitions": dict(self.definitions)} if self.schema > 1 else {}),
         }
 
 
@@ -140,8 +155,15 @@ def _values(moved: Moved) -> dict[str, Any]:
 
 
 def noise_file(root: Path, model: str, machine: str, suite: str) -> Path:
-    """Where it lies below `root`, whether or not it is there."""
+    """Where that of a whole suite lies below `root`, whether or not it is there."""
     return root / NOISE / file_name(model) / file_name(machine) / f"{file_name(suite)}.json"
+
+
+def _file(root: Path, noise: Noise) -> Path:
+    file = noise_file(root, noise.model.name, noise.machine, noise.suite.name)
+    few = min(one.cases for one in noise.changes.values()) if noise.partial else None
+    # beside the whole suite's, which it must not replace
+    return file if few is None else file.with_name(f"{file.stem}.first-{few}.json")
 
 
 def find_noise(root: Path, model: str, machine: str, suite: str) -> Noise | None:
@@ -154,7 +176,7 @@ def find_noise(root: Path, model: str, machine: str, suite: str) -> Noise | None
 def save_noise(root: Path, new: Noise) -> Path:
     """Write `new` below `root`, whole or not at all, with what the file there holds of other changes of the
     same model and suite. BaselineError where it cannot be written, or another command is at work."""
-    file = noise_file(root, new.model.name, new.machine, new.suite.name)
+    file = _file(root, new)
     staging = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -172,10 +194,15 @@ def save_noise(root: Path, new: Noise) -> Path:
 
 
 def _joined(old: Noise, new: Noise) -> Noise:
-    if (old.model.hash, old.suite.hash) != (new.model.hash, new.suite.hash):
+    if any(_of(old)[key] != value for key, value in _of(new).items()):
         return new
     changes = {**old.changes, **new.changes}
     return replace(new, changes=changes, ceiling=new.ceiling or old.ceiling)
+
+
+def _of(noise: Noise) -> dict[str, object]:
+    """What must be the same of two floors for one to hold changes of both."""
+    return {"model": noise.model.hash, "suite": noise.suite.hash, "definitions": noise.definitions}
 
 
 def verify_noise(root: Path) -> tuple[tuple[Path, Noise], ...]:
@@ -189,7 +216,7 @@ def _placed(root: Path) -> Iterator[tuple[Path, Noise]]:
         if file.suffix != ".json" or not SAFE_NAME.fullmatch(file.name):
             raise BaselineError(one_line(f"{file}: no noise floor; remove it"))
         found = read_noise(file)
-        if file != noise_file(root, found.model.name, found.machine, found.suite.name):
+        if file != _file(root, found):
             raise BaselineError(
                 one_line(
                     f"{file}: holds the floor of {found.model.name} on {found.machine}, suite "
@@ -211,6 +238,8 @@ def read_noise(file: Path) -> Noise:
         suite=read_identity(table.table("suite")),
         changes={name: _moved(changes.table(name)) for name in changes},
         ceiling=_numbers(table.table("ceiling")),
+        cases=table.integer("cases", minimum=1) if schema > 1 else 0,
+        definitions=_texts(table.table("definitions")) if schema > 1 else {},
         schema=schema,
     )
     table.finish()
@@ -243,3 +272,7 @@ def _moved(entry: Table) -> Moved:
 
 def _numbers(table: Table) -> Mapping[str, float]:
     return Frozen({name: table.number(name) for name in table})
+
+
+def _texts(table: Table) -> Mapping[str, str]:
+    return Frozen({name: table.text(name) for name in table})

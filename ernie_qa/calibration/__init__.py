@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.noise import Moved, Noise
-from ernie_qa.calibration.figures import ceiling, images_of, parts_of
+from ernie_qa.calibration.figures import ceiling, definitions, images_of, parts_of
 from ernie_qa.calibration.subject import Subject, other, subject
 from ernie_qa.changes import Change, changes
 from ernie_qa.drawing import Drawn, draw
@@ -108,10 +108,16 @@ def calibrate(
             raise UnavailableError(
                 f"nothing was measured: {'; '.join(f'{name}: {why}' for name, why in skipped.items())}"
             )
-        identity = Identity(of.suite.name, of.suite.hash)
-        return Result(
-            Noise(of.model.identity, here.record.fingerprint.machine, identity, moved, top), skipped
+        noise = Noise(
+            model=of.model.identity,
+            machine=here.record.fingerprint.machine,
+            suite=Identity(of.suite.name, of.suite.hash),
+            changes=moved,
+            ceiling=top,
+            cases=len(of.suite.cases),
+            definitions=definitions(),
         )
+        return Result(noise, skipped)
 
 
 @contextmanager

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.baseline.accepted import short
 from ernie_qa.drawing import Drawn
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.fidelity.extents import steps
 from ernie_qa.fidelity.limits import IDENTICAL
+from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.replay import difference, replayed
 from ernie_qa.rungs import components, images
 from ernie_qa.suite import another
@@ -28,6 +30,13 @@ def images_of(drawn: Mapping[str, Drawn], pictures: Iterable[Picture], device: s
     named = {name: name.removeprefix(f"{images.NAME}.").rpartition("_") for name in images.LIMITS}
     values = {name: found[metric][statistic] for name, (metric, _, statistic) in named.items()}
     return {name: value for name, value in values.items() if value is not None and value != IDENTICAL}
+
+
+def definitions() -> dict[str, str]:
+    """The figures of pictures, and the start of the sha256 of how each is computed."""
+    known = {metric.NAME: short(metric.DEFINITION) for metric in metrics()}
+    named = {name: name.removeprefix(f"{images.NAME}.").rpartition("_")[0] for name in images.LIMITS}
+    return {name: known[metric] for name, metric in named.items() if metric in known}
 
 
 def parts_of(pipe: Any, suite: Suite, record: Record, number: int) -> dict[str, float]:

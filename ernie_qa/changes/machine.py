@@ -43,6 +43,8 @@ def _one_gpu(device: str) -> str | None:
         return "needs two GPUs"
     import torch
 
+    if device not in ("cuda", "cuda:0"):
+        return "the other GPU is compared with the first: pass --device cuda:0"
     return None if torch.cuda.device_count() > 1 else "there is one GPU here"
 
 

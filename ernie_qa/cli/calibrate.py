@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "  ernie-qa calibrate mini --change math-attention batch-of-two   these alone; others stay\n"
         "  ernie-qa calibrate mini --record there                         on another machine; then here:\n"
         "  ernie-qa calibrate mini --against there                        what the machine makes of it\n\n"
-        "exit codes: 0 measured, 2 bad input or something missing here",
+        "exit codes: 0 measured, 1 a change named by --change was not, 2 bad input or something missing here",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -102,7 +102,9 @@ def _measure(of: Subject, wanted: tuple[Change, ...], options: argparse.Namespac
     file = save_noise(options.baselines, result.noise)
     print("\n".join(lines(read_noise(file), result.skipped, shutil.get_terminal_size().columns)))
     print(f"\nkept in {file}; commit it")
-    return 0
+    if why := result.noise.partial:
+        print(f"{why}: the gate goes by a floor of the whole suite alone")
+    return int(not result.skipped.keys().isdisjoint(options.change))
 
 
 def _run(of: Subject, wanted: tuple[Change, ...], against: list[Path]) -> Result:

@@ -5,31 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ernie_qa.changes.attention import math
 from ernie_qa.faults import INT8, NF4, UINT4, Fault, clean
 
 
 @clean("UINT4: attention by the math kernel", recipe=UINT4)
 def math_attention(pipe: Any) -> Iterator[None]:
-    with _math():
-        yield
+    yield from math(pipe)
 
 
 @clean("NF4: attention by the math kernel", recipe=NF4)
 def math_attention_nf4(pipe: Any) -> Iterator[None]:
-    with _math():
-        yield
+    yield from math(pipe)
 
 
 @clean("INT8: attention by the math kernel", recipe=INT8)
 def math_attention_int8(pipe: Any) -> Iterator[None]:
-    with _math():
-        yield
-
-
-def _math() -> Any:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    return sdpa_kernel(SDPBackend.MATH)
+    yield from math(pipe)
 
 
 @clean("UINT4: eager attention in the language models", recipe=UINT4)

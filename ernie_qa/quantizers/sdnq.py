@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -187,8 +187,36 @@ def weights(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> tuple[Tenso
     live = _dequantized(layer, bf16.device)
     # stored turned though its switch says otherwise: how it runs is another rung's to say
     turned = live.shape != bf16.shape and live.shape == bf16.shape[::-1]
-    fresh = _dequantized(_made(bf16.clone(), options), bf16.device)
+    # what runs without the kernel has other groups in some types; whether it may is `describe`'s to say
+    same_groups = {**options, "group_size": layer.sdnq_dequantizer.group_size or -1}
+    with _given_factors(layer, bf16):
+        fresh = _dequantized(_made(bf16.clone(), same_groups), bf16.device)
     return live.T.contiguous() if turned else live, fresh
+
+
+@contextmanager
+def _given_factors(layer: Any, bf16: Tensor) -> Iterator[None]:
+    """The layer's own low-rank factors for what is quantized meanwhile, where it has some: SDNQ draws others
+    each time, at random, and scales that hold another remainder are not alike."""
+    if getattr(layer, "svd_up", None) is None:
+        yield
+        return
+    quantizer: Any = import_module("sdnq.quantizer")
+    turned = layer.sdnq_dequantizer.use_quantized_matmul
+    up, down = (
+        one.detach().to(bf16.device).T if turned else one.detach().to(bf16.device)
+        for one in (layer.svd_up, layer.svd_down)
+    )
+
+    def given(weight: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return weight.float() - (up @ down).float(), up.clone(), down.clone()
+
+    own = quantizer.apply_svdquant
+    quantizer.apply_svdquant = given
+    try:
+        yield
+    finally:
+        quantizer.apply_svdquant = own
 
 
 def watch(module: Module) -> AbstractContextManager[Watch]:

@@ -1,21 +1,30 @@
 """Calibrating the miniature: one change moves it, one does not, and a record of elsewhere is compared."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ernie_qa.baseline.noise import find_noise
+from ernie_qa.baseline.noise import Noise, find_noise, verify_noise
+from ernie_qa.changes import Change, anywhere, changes
 from ernie_qa.cli import main
 
 
 def test_two_changes_and_a_record_of_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["calibrate", "mini", "--device", "cpu", "--cases", "2", "--teacher-cases", "1"]
     root, there = tmp_path / "baselines", tmp_path / "there"
+
+    def floor() -> Noise | None:
+        # of two cases: the gate, which goes by a whole suite, does not look there
+        assert find_noise(root, "mini", "cpu", "mini") is None
+        ((_, found),) = verify_noise(root)
+        return found
+
     assert main([*base, "--baselines", str(root), "--change", "again", "math-attention"]) == 0
     text = capsys.readouterr().out
     assert "again           deterministic" in text
     assert "commit it" in text
-    noise = find_noise(root, "mini", "cpu", "mini")
+    noise = floor()
     assert noise is not None
     assert set(noise.changes) == {"again", "math-attention"}
     again, math = noise.changes["again"], noise.changes["math-attention"]
@@ -31,7 +40,25 @@ def test_two_changes_and_a_record_of_elsewhere(tmp_path: Path, capsys: pytest.Ca
     assert main([*base, "--record", str(there)]) == 0
     assert main([*base, "--record", str(there)]) == 2
     assert main([*base, "--baselines", str(root), "--against", str(there)]) == 0
-    noise = find_noise(root, "mini", "cpu", "mini")
+    noise = floor()
     assert noise is not None
     assert set(noise.changes) == {"again", "math-attention", "against-there"}
     assert noise.changes["against-there"].deterministic
+
+
+def test_a_named_change_that_breaks_off_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(pipe: object) -> Iterator[None]:
+        raise RuntimeError("no kernel")
+        yield
+
+    known = changes()
+    broken = Change("broken", "a test", anywhere, lasting=breaks)
+    monkeypatch.setattr("ernie_qa.calibration.changes", lambda: (*known, broken))
+    base = ["calibrate", "mini", "--device", "cpu", "--cases", "1", "--teacher-cases", "0"]
+    command = [*base, "--baselines", str(tmp_path), "--change", "again", "broken"]
+    assert main(command) == 1
+    text = capsys.readouterr().out
+    assert "not measured: broken: broke off: RuntimeError: no kernel" in text
+    assert "measured in 1 of 10 cases" in text

@@ -88,3 +88,10 @@ def test_what_is_wrong_is_bad_input(
     assert main(["calibrate", "mini", "--device", "cpu", "--baselines", str(tmp_path), *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_another_gpu_is_not_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    another = next(one for one in changes() if one.name == "another-gpu")
+    assert another.unless("cuda:0") is None
+    assert "cuda:0" in (another.unless("cuda:1") or "")

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from ernie_qa.baseline.noise import Moved, Noise, find_noise, noise_file, save_noise, verify_noise
+from ernie_qa.calibration.figures import definitions
 from ernie_qa.cli import main
 from ernie_qa.errors import BaselineError
-from ernie_qa.floor import refused
+from ernie_qa.floor import floored, refused
 from ernie_qa.judge import judge, refusal
 from ernie_qa.record import Identity, Record
 from ernie_qa.report.calibration import lines
-from ernie_qa.rungs import images
+from ernie_qa.rungs import Evidence, images
 from ernie_qa.verdict import Check, Status
 from tests.accepting import accepted, bundle
 from tests.unit.test_images_rung import FINGERPRINT, at_least, at_most, draw, gated, observe
@@ -27,7 +28,7 @@ def moved(same: int = 0, **figures: float) -> Moved:
 
 
 def noise_of(record: Record, ceiling: Mapping[str, float] | None = None, **changes: Moved) -> Noise:
-    return Noise(record.model, "cpu", record.suite, changes, ceiling or {})
+    return Noise(record.model, "cpu", record.suite, changes, ceiling or {}, 2, definitions())
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +178,41 @@ def test_what_is_accepted_must_leave_room_for_the_floor(observed: tuple, tmp_pat
     # the gate refuses what was accepted before the floor was measured
     verdict = judge(records[recipe.name], records["bf16"], recipe, proposal.new, noise=above)
     assert named("baseline.images.lpips_mean", verdict.checks).status is Status.NOT_COMPARABLE
+
+
+def test_a_floor_that_was_computed_otherwise_counts_for_nothing(
+    bf16: Record, int8: Record, noise: Noise, tmp_path: Path
+) -> None:
+    recipe = gated(lpips_mean=at_most(0.009))
+    other = replace(noise, definitions={**noise.definitions, "images.lpips_mean": "0" * 12})
+    verdict = judge(int8, bf16, recipe, noise=other)
+    assert verdict.status is judge(int8, bf16, recipe).status
+    check = named("images.lpips_mean", verdict.checks)
+    assert (check.floor, check.ceiling) == (None, None)
+    assert "without a floor: images.lpips_mean" in named("noise.floor", verdict.checks).message
+    save_noise(tmp_path, noise)
+    save_noise(tmp_path, replace(other, changes={"avx2": noise.changes["avx2"]}))
+    found = find_noise(tmp_path, "toy", "cpu", "pair")
+    assert found is not None
+    assert set(found.changes) == {"avx2"}
+
+
+def test_a_floor_of_some_cases_is_none_of_the_suite_and_lies_beside_it(
+    bf16: Record, int8: Record, noise: Noise, tmp_path: Path
+) -> None:
+    few = replace(noise, changes={"math": replace(noise.changes["math"], cases=1)})
+    recipe = gated(lpips_mean=at_most(0.009))
+    verdict = judge(int8, bf16, recipe, noise=few)
+    assert verdict.status is judge(int8, bf16, recipe).status
+    assert "measured in 1 of 2 cases" in named("noise.floor", verdict.checks).message
+    whole, part = save_noise(tmp_path, noise), save_noise(tmp_path, few)
+    assert part.name == "pair.first-1.json"
+    assert find_noise(tmp_path, "toy", "cpu", "pair") == noise
+    assert {file for file, _ in verify_noise(tmp_path)} == {whole, part}
+
+
+def test_what_is_not_finite_fails_whatever_the_floor(bf16: Record, int8: Record, noise: Noise) -> None:
+    check = Check("images.lpips_mean", "images", Status.FAIL, "not a number", measured=None, limit=0.001)
+    evidence = Evidence(int8, bf16, gated(lpips_mean=at_most(0.001)))
+    (found,) = (one for one in floored(evidence, [check], noise) if one.name == check.name)
+    assert found.status is Status.FAIL

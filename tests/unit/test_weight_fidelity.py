@@ -10,6 +10,7 @@ from ernie_qa.fidelity.weights import misfits, weight_figures
 from ernie_qa.models.requantized import requantized
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quantizers import checked_options, find_quantizer
+from ernie_qa.quantizers.sdnq import _made
 from ernie_qa.recipe import find_recipe
 
 GROUP = 64
@@ -123,3 +124,40 @@ def test_what_was_just_loaded_is_the_same_to_the_bit_also_after_it_ran(tiny_mode
     absent = {**groups, "nowhere": 0}
     groups = absent
     assert compared()["missing"] == ["nowhere"]
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("hadamard", [True, False])
+def test_factors_that_sdnq_draws_at_random_are_the_layer_s_own(kernel: bool, hadamard: bool) -> None:
+    quantizer = find_quantizer("sdnq")
+    quantizer.prepare("cpu")
+    options = {
+        **checked_options(find_recipe("sdnq-uint4-static"))["sdnq"],
+        "use_svd": True,
+        "use_hadamard": hadamard,
+        "use_quantized_matmul": kernel,
+    }
+    plain = torch.randn(512, 256, generator=torch.Generator().manual_seed(3)).bfloat16()
+    layer = _made(plain.clone(), options)
+    state = torch.random.get_rng_state()
+    pair = quantizer.weights(layer, plain, options)
+    assert pair is not None
+    assert torch.equal(*pair)
+    assert torch.equal(state, torch.random.get_rng_state())
+    layer.scale.mul_(1.02)
+    pair = quantizer.weights(layer, plain, options)
+    assert pair is not None
+    assert list(misfits({"one": weight_figures(*pair, plain, 128)}))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_layer_that_is_excepted_from_the_kernel_may_have_other_groups(dtype: str, kernel: bool) -> None:
+    quantizer = find_quantizer("sdnq")
+    quantizer.prepare("cpu")
+    options = {**checked_options(find_recipe("sdnq-int8"))["sdnq"], "weights_dtype": dtype}
+    plain = torch.randn(64, 2048, generator=torch.Generator().manual_seed(3)).bfloat16()
+    layer = _made(plain.clone(), {**options, "use_quantized_matmul": not kernel})
+    pair = quantizer.weights(layer, plain, {**options, "use_quantized_matmul": kernel})
+    assert pair is not None
+    assert torch.equal(*pair)
