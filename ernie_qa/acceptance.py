@@ -15,11 +15,9 @@ from ernie_qa import regression
 from ernie_qa.baseline.accepted import Accepted, Figure, Run, figure_of, is_drift
 from ernie_qa.baseline.bundle import Bundle, subject
 from ernie_qa.baseline.change import Change
-from ernie_qa.baseline.noise import noise_file, read_noise
 from ernie_qa.baseline.pictures import Pictures, pictures_of
 from ernie_qa.baseline.store import Baseline, finish, locked, place_of, promote, read_baseline
 from ernie_qa.errors import BaselineError
-from ernie_qa.floor import refused
 from ernie_qa.judge import judge
 from ernie_qa.recipe import REFERENCE, Recipe, find_recipe, recipe_names
 from ernie_qa.record import Record
@@ -124,17 +122,8 @@ def accept(
                 f"these would loosen: {', '.join(named[:3])}{more}; `ernie-qa baseline diff` shows by how "
                 f"much; if that is right, say --loosen"
             )
-        _check_floor(root, proposal.new)
         promote(proposal.new)
     return proposal
-
-
-def _check_floor(root: Path, new: Baseline) -> None:
-    """BaselineError where a limit would lie below the noise floor of what it is about."""
-    for one in new.accepted.values():
-        file = noise_file(root, one.model.name, one.machine, one.suite.name)
-        if file.exists() and (why := refused(one, read_noise(file))):
-            raise BaselineError(why)
 
 
 def _check_runs(bundles: Sequence[Bundle]) -> None:

@@ -14,7 +14,6 @@ from ernie_qa.rungs import BASELINE, rungs
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
-    from ernie_qa.baseline.accepted import Accepted
     from ernie_qa.baseline.noise import Floor, Noise
     from ernie_qa.record import Record
     from ernie_qa.rungs import Evidence
@@ -24,8 +23,9 @@ NAME = "noise"
 
 
 def floored(evidence: Evidence, checks: Iterable[Check], noise: Noise | None) -> Iterator[Check]:
-    """The checks, each figure beside its floor and ceiling. One whose limit lies below the floor is not
-    comparable: neither its pass nor its failure says anything. Without a floor, a check that tells so."""
+    """The checks, each figure beside its floor and ceiling. A recipe's limit that lies below the floor is
+    refused: what is no worse than the floor is not comparable with it. What was accepted may move as far as
+    the floor. What is worse than both fails. Without a floor, a check that tells so."""
     why = unmeasured(evidence.record, noise)
     if noise is None or why:
         yield from checks
@@ -74,22 +74,6 @@ def unmeasured(record: Record, noise: Noise | None) -> str | None:
     return f"floor not measured: {unlike}: `{command}`" if unlike else None
 
 
-def refused(accepted: Accepted, noise: Noise | None) -> str | None:
-    """The first limit of accepted figures that lies below its floor, in one line; None where none does."""
-    if noise is None or (accepted.model.hash, accepted.machine) != (noise.model.hash, noise.machine):
-        return None
-    if accepted.suite.hash != noise.suite.hash or noise.partial:
-        return None
-    bounds = _bounds()
-    for name, figure in accepted.figures.items():
-        plain = _figure(name)
-        alike = figure.definition == noise.definitions.get(plain, "")
-        found = noise.floor(plain, bounds[plain]) if alike and plain in bounds else None
-        if found and figure.limit is not None and _below(figure.limit, found, bounds[plain]):
-            return f"{accepted.recipe.name}: {name}: {_told(figure.limit, found, accepted=True)}"
-    return None
-
-
 def _floored(
     check: Check, evidence: Evidence, floor: Floor, ceiling: float | None, bounds: Mapping[str, str]
 ) -> Check:
@@ -100,22 +84,28 @@ def _floored(
     value = check.limit if limit is None else getattr(limit, bound)
     # pairs are held to a ratio, which has no floor
     judged = check.status in (Status.PASS, Status.FAIL) and check.unit != "times"
-    # what is not finite is beyond any floor
-    judged = judged and not (check.status is Status.FAIL and check.measured is None)
-    if not judged or value is None or not _below(value, floor, bound):
+    if not judged or value is None or not _below(value, floor.value, bound):
         return beside
-    return replace(beside, status=Status.NOT_COMPARABLE, message=_told(value, floor, accepted=accepted))
+    if check.status is Status.FAIL and (check.measured is None or _below(floor.value, check.measured, bound)):
+        # beyond what noise can do as well
+        return beside
+    if not accepted:
+        return replace(beside, status=Status.NOT_COMPARABLE, message=_told(value, floor))
+    if check.status is Status.FAIL:
+        said = f"within the noise floor, {floor.value:.4g}, which BF16 itself reaches under {floor.change}"
+        return replace(check, status=Status.PASS, message=f"{check.message}; {said}")
+    return check
 
 
-def _below(limit: float, floor: Floor, bound: str) -> bool:
-    return limit < floor.value if bound == "max" else limit > floor.value
+def _below(limit: float, other: float, bound: str) -> bool:
+    return limit < other if bound == "max" else limit > other
 
 
-def _told(limit: float, floor: Floor, *, accepted: bool) -> str:
-    what = "accept it with a run under that change too" if accepted else "set it beyond the floor"
+def _told(limit: float, floor: Floor) -> str:
     return (
         f"the limit {limit:.4g} is within the noise floor, {floor.value:.4g}, which BF16 itself reaches "
-        f"under {floor.change}: {what}, or mend what makes that change matter and calibrate again"
+        f"under {floor.change}: set it beyond the floor, or mend what makes that change matter and calibrate "
+        "again"
     )
 
 

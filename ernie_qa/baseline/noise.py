@@ -11,6 +11,7 @@ Schemas: 1 (the first), 2 (how each figure is computed, and how many cases the s
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -171,6 +172,18 @@ def find_noise(root: Path, model: str, machine: str, suite: str) -> Noise | None
     with locked(root, exclusive=False):
         file = noise_file(root, model, machine, suite)
         return read_noise(file) if file.exists() else None
+
+
+def make_noise_room(root: Path) -> None:
+    """Make the directory for floors below `root`. BaselineError if nothing could be kept there: better told
+    before minutes of measuring than after."""
+    place = root / NOISE
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise BaselineError(one_line(f"{place}: cannot be made: {problem.strerror or problem}")) from problem
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise BaselineError(one_line(f"{place}: cannot be written to, so no floor can be kept there"))
 
 
 def save_noise(root: Path, new: Noise) -> Path:

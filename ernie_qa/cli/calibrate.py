@@ -71,6 +71,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
+    from ernie_qa.baseline.noise import make_noise_room
     from ernie_qa.calibration import chosen, stand, subject
     from ernie_qa.meter import require_device
     from ernie_qa.plan import visible_device
@@ -83,6 +84,8 @@ def _calibrate(options: argparse.Namespace) -> int:
         return 0
     device = options.device or visible_device()
     require_device(device)
+    if not options.record:
+        make_noise_room(options.baselines)
     of = subject(options.model, options.suite, device, options.cases, options.teacher_cases)
     if options.record:
         if options.record.exists():
