@@ -84,9 +84,9 @@ def _calibrate(options: argparse.Namespace) -> int:
         return 0
     device = options.device or visible_device()
     require_device(device)
+    of = subject(options.model, options.suite, device, options.cases, options.teacher_cases)
     if not options.record:
         make_noise_room(options.baselines)
-    of = subject(options.model, options.suite, device, options.cases, options.teacher_cases)
     if options.record:
         if options.record.exists():
             raise InputError(f"{options.record}: exists already; name a new directory")

@@ -383,6 +383,7 @@ def test_a_disk_that_fills_up_at_once_leaves_nothing(tmp_path: Path, tiny_model:
 
 KILLED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 from ernie_qa.cli import main
 from ernie_qa.quantizers import {quantizer} as quantizer
 
