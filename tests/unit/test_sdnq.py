@@ -14,6 +14,7 @@ import torch
 from ernie_qa.errors import ModelError, RecipeError
 from ernie_qa.quantizers import sdnq
 from ernie_qa.quantizers.layers import byte_faults, runtime_faults, unquantized, weight_faults
+from ernie_qa.quantizers.sdnq_layers import probe
 from ernie_qa.recipe import find_recipe
 from ernie_qa.toml_input import Table
 from tests.arms import call, loaded, options, source
@@ -181,7 +182,7 @@ def test_a_layer_dequantized_for_good_is_missed(transformer: torch.nn.Module) ->
 
 def test_a_shape_that_the_kernel_refuses_is_named() -> None:
     wanted = checked(weights_dtype="uint4")
-    component = torch.nn.Sequential(sdnq._probe(1032, 72, wanted, "cpu"))
+    component = torch.nn.Sequential(probe(1032, 72, wanted, "cpu"))
     with sdnq.watch(component) as watch, torch.no_grad():
         component(torch.ones(64, 1032, dtype=torch.bfloat16))
     assert watch.calls()[0].fallbacks == {"shape": 1}
@@ -192,7 +193,7 @@ def test_a_shape_that_the_kernel_refuses_is_named() -> None:
     ("rows", "reason"), [((31, 64), "few_rows"), ((1, 1, 64), "decoding"), ((32, 64), None)]
 )
 def test_rows_decide_what_a_call_runs(rows: tuple[int, ...], reason: str | None) -> None:
-    component = torch.nn.Sequential(sdnq._probe(64, 64, checked(weights_dtype="uint4"), "cpu"))
+    component = torch.nn.Sequential(probe(64, 64, checked(weights_dtype="uint4"), "cpu"))
     with sdnq.watch(component) as watch, torch.no_grad():
         component(torch.ones(rows, dtype=torch.bfloat16))
     assert watch.calls()[0].fallbacks == ({reason: 1} if reason else {})

@@ -10,7 +10,7 @@ from ernie_qa.fidelity.weights import misfits, weight_figures
 from ernie_qa.models.requantized import requantized
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quantizers import checked_options, find_quantizer
-from ernie_qa.quantizers.sdnq import _made
+from ernie_qa.quantizers.sdnq_layers import made
 from ernie_qa.recipe import find_recipe
 
 GROUP = 64
@@ -138,7 +138,7 @@ def test_factors_that_sdnq_draws_at_random_are_the_layer_s_own(kernel: bool, had
         "use_quantized_matmul": kernel,
     }
     plain = torch.randn(512, 256, generator=torch.Generator().manual_seed(3)).bfloat16()
-    layer = _made(plain.clone(), options)
+    layer = made(plain.clone(), options)
     state = torch.random.get_rng_state()
     pair = quantizer.weights(layer, plain, options)
     assert pair is not None
@@ -157,7 +157,7 @@ def test_a_layer_that_is_excepted_from_the_kernel_may_have_other_groups(dtype: s
     quantizer.prepare("cpu")
     options = {**checked_options(find_recipe("sdnq-int8"))["sdnq"], "weights_dtype": dtype}
     plain = torch.randn(64, 2048, generator=torch.Generator().manual_seed(3)).bfloat16()
-    layer = _made(plain.clone(), {**options, "use_quantized_matmul": not kernel})
+    layer = made(plain.clone(), {**options, "use_quantized_matmul": not kernel})
     pair = quantizer.weights(layer, plain, {**options, "use_quantized_matmul": kernel})
     assert pair is not None
     assert torch.equal(*pair)
