@@ -1,7 +1,7 @@
 """Comparison pictures for a card: a pair for each case, BF16's and the candidate's, and a matrix of them.
 
-All are WebP and labelled. Pictures are made smaller where they are larger than their place, and shown at a
-whole multiple, pixel by pixel, where they would be tiny.
+All are WebP and labelled. In a pair, a picture that would be tiny is shown at a whole multiple, pixel by
+pixel; larger ones, and all in the matrix, are resampled to fit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ALL_BYTES = 12_000_000
 """Of all pairs: with many cases each may have less than `PAIR_BYTES`."""
 QUALITIES = (90, 82, 74, 66, 58, 50)
 GAP, LABEL = 12, 22
-PAPER, INK, FAINT = "#f5f5f3", "#1b1b1f", "#5a5a60"
+PAPER, INK, FAINT, FRAME = "#f5f5f3", "#1b1b1f", "#5a5a60", "#c8c8c4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def pair(one: Pair, names: tuple[str, str]) -> Image:
     sides = [_fitted(picture, PAIR_SIDE) for picture in (one.bf16, one.candidate)]
     width, height = (max(side.size[axis] for side in sides) for axis in (0, 1))
     step = width + GAP
-    captions = (names[0], f"{names[1]}   {one.scored}")
+    captions = (names[0], _joined(names[1], one.scored))
     top = 2 * GAP + 2 * LABEL + 10
     sheet = Image.new("RGB", (2 * step + GAP, top + height + GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -105,7 +105,7 @@ def matrix(found: Sequence[Pair], names: tuple[str, str]) -> Image:
     across = 2 if len(found) > 2 else 1
     step = CELL_SIDE + GAP // 2
     block = 2 * step + GAP
-    sides = [[_fitted(picture, CELL_SIDE) for picture in (one.bf16, one.candidate)] for one in found]
+    sides = [[_resampled(picture, CELL_SIDE) for picture in (one.bf16, one.candidate)] for one in found]
     rows = [range(at, min(at + across, len(found))) for at in range(0, len(found), across)]
     heights = [max(side.height for at in row for side in sides[at]) + 2 * LABEL + 34 for row in rows]
     sheet = Image.new("RGB", (across * block + GAP, sum(heights) + GAP), PAPER)
@@ -113,7 +113,7 @@ def matrix(found: Sequence[Pair], names: tuple[str, str]) -> Image:
     for row, height in zip(rows, heights, strict=True):
         for column, at in enumerate(row):
             left = GAP + column * block
-            title = f"{found[at].case.id}   {found[at].scored}"
+            title = _joined(found[at].case.id, found[at].scored)
             write(pen, (left, top), title, font(LABEL), 2 * step - GAP, INK)
             for number, (side, name) in enumerate(zip(sides[at], names, strict=True)):
                 place = left + number * step
@@ -125,7 +125,11 @@ def matrix(found: Sequence[Pair], names: tuple[str, str]) -> Image:
 
 def _title(case: Case) -> str:
     """The case's id, and its focus where the font can write it."""
-    return f"{case.id}   {case.focus}" if legible(case.focus, font(LABEL)) else case.id
+    return f"{case.id}: {case.focus}" if legible(case.focus, font(LABEL)) else case.id
+
+
+def _joined(name: str, scored: str) -> str:
+    return f"{name}, {scored}" if scored else name
 
 
 def _scored(subject: Subject, case: str) -> str:
@@ -138,17 +142,32 @@ def _scored(subject: Subject, case: str) -> str:
 
 
 def _fitted(picture: Picture, side: int) -> Image:
-    """The picture in a square of `side` pixels: smaller, or at a whole multiple."""
+    """The picture in a square of `side` pixels: at a whole multiple where it fits, else smaller."""
     from PIL import Image
 
-    image = Image.fromarray(picture.pixels())
-    longest = max(image.size)
-    if longest > side:
-        share = side / longest
-        size = tuple(max(1, round(length * share)) for length in image.size)
-        return image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    times = side // longest
-    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    times = side // max(picture.width, picture.height)
+    if not times:
+        return _resampled(picture, side)
+    size = (picture.width * times, picture.height * times)
+    return _framed(Image.fromarray(picture.pixels()).resize(size, Image.Resampling.NEAREST))
+
+
+def _resampled(picture: Picture, side: int) -> Image:
+    """The picture with a longer side of `side` pixels."""
+    from PIL import Image
+
+    share = side / max(picture.width, picture.height)
+    size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+    return _framed(Image.fromarray(picture.pixels()).resize(size, Image.Resampling.LANCZOS))
+
+
+def _framed(image: Image) -> Image:
+    """With a line around it, for a picture as light as the paper."""
+    from PIL import Image
+
+    framed = Image.new("RGB", (image.width + 2, image.height + 2), FRAME)
+    framed.paste(image, (1, 1))
+    return framed
 
 
 def _webp(sheet: Image, most: int) -> bytes:

@@ -145,7 +145,7 @@ def stages(subject: Subject, names: tuple[str, str]) -> Table:
         # the prompt enhancer is counted apart where a suite does without it
         if any(took):
             rows.append((code(stage), *(_part(one, hot.mean) for one, hot in zip(took, hots, strict=True))))
-    rest = [None if hot.mean is None else hot.mean - sum(hot.stages.values()) for hot in hots]
+    rest = [None if hot.mean is None else max(0.0, hot.mean - sum(hot.stages.values())) for hot in hots]
     if rows:
         rows.append(("the rest", *(_part(one, hot.mean) for one, hot in zip(rest, hots, strict=True))))
     return Table((("Stage", LEFT), *((f"{name}, s/img", RIGHT) for name in names)), tuple(rows))

@@ -67,7 +67,7 @@ def _loaded(subject: Subject, apart: dict[str, Loading], repository: str) -> Ite
     if not apart:
         yield "pipe = ErnieImagePipeline.from_pretrained("
         yield f"    {repository},"
-        yield "    torch_dtype=torch.bfloat16,"
+        yield "    dtype=torch.bfloat16,"
         yield ").to(device)"
         return
     yield f"model = {repository}"
@@ -78,7 +78,7 @@ def _loaded(subject: Subject, apart: dict[str, Loading], repository: str) -> Ite
     yield "pipe = ErnieImagePipeline.from_pretrained("
     yield "    model,"
     yield from (f"    {component}={component}," for component in apart)
-    yield "    torch_dtype=torch.bfloat16,"
+    yield "    dtype=torch.bfloat16,"
     yield ")"
     for component in _others(subject, apart):
         yield f"pipe.{component}.to(device)"

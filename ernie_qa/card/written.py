@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ernie_qa.errors import InputError, UnavailableError
+from ernie_qa.errors import InputError, RecordError, UnavailableError
 from ernie_qa.toml_input import one_line
 
 README = "README.md"
@@ -53,9 +53,13 @@ def replacing(directory: Path, names: Sequence[str], overwrite: bool) -> Iterato
         yield hidden / "new"
         _swap(directory, hidden, names)
         made = False
-    except OSError as problem:
-        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
-        why = "the disk is full; make room" if full else f"cannot be written: {problem.strerror or problem}"
+    except (OSError, RecordError) as problem:
+        # a record says itself that it cannot be written, but names the hidden directory
+        cause = problem if isinstance(problem, OSError) else problem.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = "the disk is full; make room" if full else f"cannot be written: {cause.strerror or cause}"
         raise UnavailableError(
             one_line(f"{directory}: {why}, or name another with --output; nothing was left there")
         ) from None
