@@ -162,7 +162,8 @@ def quality(subject: Subject) -> Table:
         one = figures.get("cases", {}).get(case.id, {})
         cells = [score(one.get("scores", {}).get(metric.NAME)) for metric in known]
         read = [_words(each.get(case.id)) for each in words] if case.text else ["none asked", "none asked"]
-        rows.append((f"{number:02}", code(case.id), *cells, *read, "; ".join(one.get("defects", ()))))
+        defects = "; ".join(one["defects"]) or "none" if one else MISSING
+        rows.append((f"{number:02}", code(case.id), *cells, *read, defects))
     for title, key in (("mean", "mean"), ("worst", None)):
         cells = []
         for metric in known:

@@ -88,7 +88,8 @@ def _applied(how: Loading) -> Iterator[str]:
     name = how.function.rpartition(".")[2]
     arguments = "".join(f", {key}={value}" for key, value in how.arguments.items())
     yield f"for name in {_tuple(how)}:"
-    yield f"    setattr(pipe, name, {name}(getattr(pipe, name){arguments}))"
+    yield "    component = getattr(pipe, name)"
+    yield f"    setattr(pipe, name, {name}(component{arguments}))"
 
 
 def _drawn(subject: Subject) -> Iterator[str]:

@@ -71,7 +71,7 @@ def test_components_of_two_quantizers_are_loaded_each_in_its_way(subject: Subjec
     moved = [line for line in lines if line.endswith(".to(device)")]
     assert moved == ["pipe.text_encoder.to(device)", "pipe.transformer.to(device)", "pipe.vae.to(device)"]
     assert 'for name in ("transformer",):' in lines
-    assert "    setattr(pipe, name, apply(getattr(pipe, name), use_quantized_matmul=False))" in lines
+    assert "    setattr(pipe, name, apply(component, use_quantized_matmul=False))" in lines
     assert "use_quantized_matmul" in confirmation(mixed)
     compile("\n".join([*lines, confirmation(mixed)]), "card", "exec")
 
