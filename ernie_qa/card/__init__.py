@@ -17,6 +17,7 @@ from ernie_qa.card.subject import Subject, find_subject
 from ernie_qa.card.text import card_text
 from ernie_qa.card.written import README, check_free, replacing
 from ernie_qa.errors import InputError
+from ernie_qa.recipe import REFERENCE
 from ernie_qa.report.files import DOCUMENT, SCHEMA, verdict_values
 from ernie_qa.report.shown import BY_THE_GATE
 from ernie_qa.toml_input import one_line
@@ -102,7 +103,7 @@ def _check(base_model: str | None, license: str | None) -> None:
 def _write_metrics(place: Path, subject: Subject) -> None:
     """The two records, and the verdict where a gate gave it: what `ernie-qa report` shows."""
     place.mkdir()
-    subject.bf16.save(place / subject.bf16.recipe.name)
+    subject.bf16.save(place / REFERENCE)
     subject.record.save(place / subject.record.recipe.name)
     if subject.shown.judged != BY_THE_GATE:
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 from ernie_qa.card.runtime import Runtime, read_runtime
 from ernie_qa.errors import RecordError, SuiteError
 from ernie_qa.models.find import Model, find_model
+from ernie_qa.recipe import REFERENCE
 from ernie_qa.record import Record
 from ernie_qa.report.shown import Shown, from_disk
 from ernie_qa.suite import Suite, recorded_suite
@@ -60,16 +61,17 @@ def find_subject(
     if len(of_it) != 1:
         raise RecordError(one_line(_none(found, runtime, artifact) if not of_it else _several(of_it)))
     (shown,) = of_it
-    if not SAFE_NAME.fullmatch(shown.record.recipe.name):
+    name = shown.record.recipe.name
+    if not SAFE_NAME.fullmatch(name) or name == REFERENCE:
         raise RecordError(
-            one_line(f"record {shown.record.hash[:12]}: its recipe's name is no file name; gate it again")
+            one_line(f"record {shown.record.hash[:12]}: {name} is no name for a recipe; gate it again")
         )
     bf16 = _reference(shown, found)
     drawn = recorded_suite(shown.record.suite.name, shown.record.suite.hash, suite)
     if drawn is None:
-        name = shown.record.suite.name
+        title = shown.record.suite.name
         raise SuiteError(
-            one_line(f"{suite or name}: not the suite {name} that was drawn; name its file with --suite")
+            one_line(f"{suite or title}: not the suite {title} that was drawn; name its file with --suite")
         )
     return Subject(model, runtime, shown, bf16, drawn)
 
@@ -80,7 +82,7 @@ def _reference(shown: Shown, found: Sequence[Shown]) -> Record:
     fault = ""
     if shown.reference is None:
         fault = "bf16's record, that it was measured against, is not there"
-        others = [one.record for one in found if one.record.recipe.name == "bf16"]
+        others = [one.record for one in found if one.record.recipe.name == REFERENCE]
         for what in ("model", "suite"):
             ours = getattr(record, what)
             for theirs in (getattr(one, what) for one in others):

@@ -35,12 +35,12 @@ class Table:
         return "\n".join("| " + " | ".join(map(shown, line)) + " |" for line in lines)
 
 
-def totals(subject: Subject, names: tuple[str, str]) -> Table:
+def totals(subject: Subject) -> Table:
     """All files of both directories."""
     before, after = _sizes(subject)
     return Table(
         (("Item", LEFT), ("Total size", RIGHT), ("Reduction", RIGHT)),
-        ((names[0], size(before), ""), (names[1], size(after), reduction(before, after))),
+        ((subject.names[0], size(before), ""), (subject.names[1], size(after), reduction(before, after))),
     )
 
 
@@ -72,10 +72,10 @@ def weights(subject: Subject) -> Table:
     return Table((("Component", LEFT), *titles, ("Quantizer", LEFT)), tuple(rows))
 
 
-def measured(subject: Subject, names: tuple[str, str]) -> Table:
+def measured(subject: Subject) -> Table:
     """Loading, the first picture, and the steady ones, a model a row."""
     rows = []
-    for name, found in zip(names, _both(subject), strict=True):
+    for name, found in zip(subject.names, _both(subject), strict=True):
         hot = found.hot
         rows.append(
             (
@@ -95,10 +95,10 @@ def measured(subject: Subject, names: tuple[str, str]) -> Table:
     return Table((("Model", LEFT), *((title, RIGHT) for title in (*titles, *hots))), tuple(rows))
 
 
-def runtimes(subject: Subject, names: tuple[str, str]) -> Table:
+def runtimes(subject: Subject) -> Table:
     """The steady pictures: their range, and what torch reserved and allocated."""
     rows = []
-    for name, found in zip(names, _both(subject), strict=True):
+    for name, found in zip(subject.names, _both(subject), strict=True):
         hot = found.hot
         rows.append(
             (
@@ -117,12 +117,13 @@ def runtimes(subject: Subject, names: tuple[str, str]) -> Table:
     return Table((("Runtime", LEFT), *((title, RIGHT) for title in (*titles, *peaks))), tuple(rows))
 
 
-def beside(subject: Subject, names: tuple[str, str]) -> Table:
-    """The two models beside each other, and how they differ in words."""
+def beside(subject: Subject) -> Table:
+    """The two models beside each other, and how they differ in words, where one machine measured both."""
     left, right = _both(subject)
+    said = times if _one_machine(subject) else _not_comparable
     peaks = [one.hot.peaks for one in (left, right)]
     rows = [
-        (title, *(f"{seconds(one)} s" if one is not None else MISSING for one in pair), times(*pair, *words))
+        (title, *(f"{seconds(one)} s" if one is not None else MISSING for one in pair), said(*pair, *words))
         for title, pair, words in (
             ("Load time", (left.load, right.load), ("faster", "slower")),
             ("Hot inference time, median", (left.hot.median, right.hot.median), ("faster", "slower")),
@@ -131,11 +132,13 @@ def beside(subject: Subject, names: tuple[str, str]) -> Table:
     ]
     before, after = (one.get("reserved") for one in peaks)
     cells = [f"{mib(one, 'reserved')} MiB" if one.get("reserved") else MISSING for one in peaks]
-    rows.append(("Peak reserved VRAM", *cells, times(before, after, "less", "more")))
-    return Table((("Metric", LEFT), *((name, RIGHT) for name in names), ("Observation", LEFT)), tuple(rows))
+    rows.append(("Peak reserved VRAM", *cells, said(before, after, "less", "more")))
+    return Table(
+        (("Metric", LEFT), *((name, RIGHT) for name in subject.names), ("Observation", LEFT)), tuple(rows)
+    )
 
 
-def stages(subject: Subject, names: tuple[str, str]) -> Table:
+def stages(subject: Subject) -> Table:
     """Where a steady picture's time goes: each component's seconds and share."""
     hots = [one.hot for one in _both(subject)]
     found = dict.fromkeys(stage for hot in hots for stage in hot.stages)
@@ -148,7 +151,7 @@ def stages(subject: Subject, names: tuple[str, str]) -> Table:
     rest = [None if hot.mean is None else max(0.0, hot.mean - sum(hot.stages.values())) for hot in hots]
     if rows:
         rows.append(("the rest", *(_part(one, hot.mean) for one, hot in zip(rest, hots, strict=True))))
-    return Table((("Stage", LEFT), *((f"{name}, s/img", RIGHT) for name in names)), tuple(rows))
+    return Table((("Stage", LEFT), *((f"{name}, s/img", RIGHT) for name in subject.names)), tuple(rows))
 
 
 def quality(subject: Subject) -> Table:
@@ -186,12 +189,15 @@ def prompts(suite: Suite) -> Table:
     )
 
 
-def notes(subject: Subject, names: tuple[str, str]) -> Iterator[str]:
+def notes(subject: Subject) -> Iterator[str]:
     """What has to be known to read the tables of time and memory."""
     record = subject.record
     if record.fingerprint.gpu is None:
         yield "Measured on a CPU: there is no GPU memory to measure, and times say nothing of a GPU."
-    for name, found in zip(names, _both(subject), strict=True):
+    if not _one_machine(subject):
+        other = subject.bf16.fingerprint
+        yield f"{subject.names[0]} was measured on another machine: {other.gpu or other.cpu}."
+    for name, found in zip(subject.names, _both(subject), strict=True):
         if found.compiled:
             yield f"{name}: {found.compiled} kernels were compiled while the cold picture was drawn."
         elif found.compiled == 0:
@@ -202,6 +208,15 @@ def notes(subject: Subject, names: tuple[str, str]) -> Iterator[str]:
             yield f"{name}: the times are disturbed: {found.disturbed}."
         if found.cold is not None and not found.hot.pictures:
             yield f"{name}: no picture was steady: kernels were compiled for most of them."
+
+
+def _one_machine(subject: Subject) -> bool:
+    ours, theirs = subject.record.fingerprint, subject.bf16.fingerprint
+    return (ours.gpu, ours.cpu) == (theirs.gpu, theirs.cpu)
+
+
+def _not_comparable(before: float | None, after: float | None, less: str, more: str) -> str:
+    return "not comparable"
 
 
 def _both(subject: Subject) -> tuple[Costs, Costs]:

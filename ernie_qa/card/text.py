@@ -9,7 +9,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from ernie_qa.card import tables
-from ernie_qa.card.cells import MISSING, code, shown
+from ernie_qa.card.cells import code, shown
 from ernie_qa.card.pictures import DIRECTORY, MATRIX, MOST
 from ernie_qa.card.usage import confirmation, usage
 from ernie_qa.fidelity.metrics import metrics
@@ -68,7 +68,7 @@ def card_text(
 def _about(
     subject: Subject, repository: str, base_model: str | None, shown_pairs: Sequence[Pair]
 ) -> dict[str, Any]:
-    record, names = subject.record, subject.names
+    record = subject.record
     found = ladder(subject.shown.verdict, 8 * MESSAGES)
     decisive = [said for said in found.said if said.required]
     return {
@@ -76,7 +76,7 @@ def _about(
         "title": f"{subject.runtime.base.rpartition('/')[2]} {subject.runtime.recipe}",
         "base": base_model or subject.runtime.base,
         "linked": base_model is not None,
-        "names": names,
+        "names": subject.names,
         "machine": record.fingerprint.gpu or f"CPU, {record.fingerprint.cpu}",
         "driver": record.fingerprint.driver,
         "packages": {name: version for name, version in record.fingerprint.packages.items() if version},
@@ -89,14 +89,14 @@ def _about(
         "steps": [step for step in found.steps if step.asks or step.word != SHORT[Status.NOT_APPLICABLE]],
         "said": decisive[:MESSAGES],
         "unsaid": len(decisive[MESSAGES:]),
-        "totals": _block(tables.totals(subject, names)),
+        "totals": _block(tables.totals(subject)),
         "smaller": tables.smaller(subject),
         "weights": _block(tables.weights(subject)),
-        "measured": _block(tables.measured(subject, names)),
-        "runtimes": _block(tables.runtimes(subject, names)),
-        "beside": _block(tables.beside(subject, names)),
-        "stages": _block(tables.stages(subject, names)),
-        "notes": list(tables.notes(subject, names)),
+        "measured": _block(tables.measured(subject)),
+        "runtimes": _block(tables.runtimes(subject)),
+        "beside": _block(tables.beside(subject)),
+        "stages": _block(tables.stages(subject)),
+        "notes": list(tables.notes(subject)),
         "pairs": [(one.case.id, f"{DIRECTORY}/{quote(one.case.id)}.webp") for one in shown_pairs],
         "matrix": f"{DIRECTORY}/{MATRIX}",
         "most": MOST,
@@ -159,11 +159,11 @@ def _setup(subject: Subject) -> tables.Table:
 
 def _unscored(subject: Subject) -> Iterator[str]:
     """Why there are no scores, or no words."""
-    for name, what in ((images.NAME, "pictures"), (text.NAME, "words")):
+    for name, what in ((images.NAME, "The pictures were not scored"), (text.NAME, "No words were read")):
         figures = subject.record.figures.get(name)
         why = figures.get("why") if figures else "the record holds no figures of this rung"
         if why:
-            yield f"{what}: {MISSING}: {why}"
+            yield f"{what}: {why}"
 
 
 def _definitions(subject: Subject) -> Iterator[str]:

@@ -28,7 +28,7 @@ def check_free(directory: Path, names: Sequence[str], overwrite: bool) -> None:
     if there and not overwrite:
         raise InputError(
             one_line(
-                f"{directory}: holds {' and '.join(there)} already; --overwrite replaces {', '.join(names)}, "
+                f"{directory}: holds {', '.join(there)} already; --overwrite replaces {', '.join(names)}, "
                 "--output names another directory"
             )
         )

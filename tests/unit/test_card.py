@@ -158,6 +158,15 @@ def test_what_nobody_measured_is_no_figure(gated: Gated, stored: Any, card: Call
     assert found["Item"][1][1:] == [MISSING, MISSING]
 
 
+def test_times_of_two_machines_are_not_compared(
+    gated: Gated, stored: Any, card: Callable[..., Written]
+) -> None:
+    other = on_gpu(gated.bf16, [9.0, 4.0, 2.0, 3.0], 4000)
+    text = card(stored(other)).card.read_text(encoding="utf-8")
+    assert {row[3] for row in tables(text)["Metric"]} == {"not comparable"}
+    assert f"Original BF16 was measured on another machine: {GPU}." in text
+
+
 def test_random_weights_have_no_pictures_and_no_quality(
     gated: Gated, stored: Any, card: Callable[..., Written]
 ) -> None:
@@ -199,7 +208,7 @@ def test_the_records_themselves_are_under_metrics(gated: Gated, card: Callable[.
 def test_a_card_that_is_there_stays_unless_told(gated: Gated, card: Callable[..., Written]) -> None:
     place = card().card.parent
     (place / "README.md").write_text("mine")
-    with pytest.raises(InputError, match=r"holds metrics and comparison and README\.md already; --overwrite"):
+    with pytest.raises(InputError, match=r"holds metrics, comparison, README\.md already; --overwrite"):
         card()
     assert (place / "README.md").read_text() == "mine"
     card(overwrite=True, with_pictures=False)
