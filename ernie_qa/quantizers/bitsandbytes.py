@@ -140,20 +140,25 @@ def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ..
     )
 
 
-def weights(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """The layer's weight and the one that bitsandbytes makes of `bf16`, in float32."""
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+def weight(layer: Any, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+    """The layer's weight in float32."""
+    from bitsandbytes.functional import dequantize_4bit
 
     data, state = _unpacked(layer)
+    return dequantize_4bit(data.to(device), _on(state, device)).float()
+
+
+def fresh_weight(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """The weight in float32 that bitsandbytes makes of `bf16`."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
     packed, made = quantize_4bit(
         bf16,
-        blocksize=state.blocksize,
+        blocksize=layer.weight.quant_state.blocksize,
         compress_statistics=options["double_quant"],
         quant_type=options["quant_type"],
     )
-    place = bf16.device
-    live = dequantize_4bit(data.to(place), _on(state, place))
-    return live.float(), dequantize_4bit(packed, made).float()
+    return dequantize_4bit(packed, made).float()
 
 
 def _unpacked(layer: Any) -> tuple[Any, Any]:

@@ -30,7 +30,6 @@ from ernie_qa.quantizers.layers import (
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.nn import Module
 
     from ernie_qa.baseline.pictures import Pictures
@@ -95,17 +94,10 @@ def _weights(arm: Arm, name: str, module: Module) -> dict[str, Any]:
     seen = arm.seen(name)
     if stored_quantization(arm.model.path / name) is not None:
         return {"why": "the model directory is quantized itself: pass BF16's, and this one as its artifact"}
-    groups = {
-        state.name: state.weight.get("group_size", state.weight.get("blocksize", 0))
-        for state in seen.states
-        if state.quantized
-    }
-
-    def requantize(layer: Module, bf16: Tensor) -> tuple[Tensor, Tensor] | None:
-        return seen.quantizer.weights(layer, bf16, seen.options)
-
+    states = [state for state in seen.states if state.quantized]
+    device = pipe._execution_device
     try:
-        return requantized(module, groups, arm.model.path / name, pipe._execution_device, requantize)
+        return requantized(module, states, arm.model.path / name, device, seen.quantizer, seen.options)
     except (AttributeError, ImportError, TypeError) as moved:
         # names inside the quantizer's package: another release may have renamed them
         why = f"{seen.quantizer.NAME} cannot quantize a weight again: {type(moved).__name__}: {moved}"
@@ -324,6 +316,8 @@ def _weights_check(component: str, found: Mapping[str, Any]) -> Check:
         passed += f", {len(found['layers'])} but for rounding"
     if found["other"]:
         passed += f"; {found['other']} that are no Linear are not compared"
+    if found.get("before"):
+        passed += "; their bits were compared before"
     check = _check("weights", component, fault if wrong else "", passed)
     return replace(check, measured=wrong[0][0], limit=1.0, unit="of its bound") if wrong else check
 
