@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,7 @@ class Session:
         self._prepared = False
         self._lacking: ErnieQAError | None = None
         self._begun: set[str] = set()
+        self._unfinished: tuple[str, ...] = ()
         self._running: tuple[str, Observation] | None = None
         self._records: dict[str, Record] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -101,15 +102,33 @@ class Session:
 
     @property
     def status(self) -> Status:
-        """What all arms amount to; one that broke off is not comparable."""
+        """What all arms amount to; one that broke off or was not finished is not comparable."""
         found = [outcome.verdict.status for outcome in self.outcomes]
-        return worst([*found, *(Status.NOT_COMPARABLE for _ in self.broken)])
+        return worst([*found, *(Status.NOT_COMPARABLE for _ in (*self.broken, *self.unfinished))])
 
     @property
     def broken(self) -> tuple[str, ...]:
         """The recipes that began and ended in an error: nothing is known of them."""
         running = {self._running[0]} if self._running else set()
         return tuple(sorted(self._begun - set(self._records) - running))
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """The recipes that an interruption left without a verdict, in the order of the plan."""
+        return self._unfinished
+
+    def interrupt(self, wanted: Collection[str] | None = None) -> None:
+        """End the session here: the arm that runs is dropped, what was drawn to its end is judged, and the
+        rest of the recipes `wanted` (all of the plan) is unfinished."""
+        if self._running:
+            self._begun.discard(self._running[0])
+        self._drop()
+        left = [one for one in self.plan.recipes if wanted is None or one.name in wanted]
+        for recipe in left:
+            if recipe.name in self._records:
+                self.outcome(recipe)
+        ended = {*self._outcomes, *self.broken}
+        self._unfinished = tuple(one.name for one in left if one.name not in ended)
 
     @property
     def compared(self) -> str:
@@ -274,6 +293,8 @@ class Session:
             with hushed():
                 return step()
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._begun.discard(recipe.name)
             broke = ErnieQAError(f"{recipe.name} broke off: {_told(error)}")
             broke.add_note(traceback.format_exc())
             _forget(error)
