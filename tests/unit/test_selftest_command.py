@@ -1,6 +1,7 @@
 """`ernie-qa selftest`: what it prints and how it ends."""
 
 import json
+from importlib import import_module
 
 import pytest
 
@@ -82,7 +83,8 @@ def test_a_missing_engine_is_told_before_anything_is_loaded(
         raise AssertionError("loaded")
 
     monkeypatch.setattr(tesseract, "version", missing)
-    monkeypatch.setattr("ernie_qa.selftest.bench.load_pipeline", never)
+    # the package has a function of that name as well
+    monkeypatch.setattr(import_module("ernie_qa.selftest.bench"), "load_pipeline", never)
     assert main(["selftest"]) == 2
     assert capsys.readouterr().err == (
         "ernie-qa: selftest needs what reads words in pictures: rus.traineddata is not installed: "
