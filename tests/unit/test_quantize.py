@@ -414,8 +414,8 @@ def test_what_an_interrupted_process_did_is_not_done_again(
     if sent == signal.SIGINT:
         assert done.returncode == 130
         assert done.stderr == (
-            f"ernie-qa: {tmp_path / 'new'}: interrupted, not written; the same command goes on with the "
-            "component at which it stopped\n"
+            f"ernie-qa: {tmp_path / 'new'}: interrupted, not written; kept is pe, and the same command "
+            "goes on there\n"
         )
     else:
         assert done.returncode == -sent
@@ -425,6 +425,29 @@ def test_what_an_interrupted_process_did_is_not_done_again(
     assert found.resumed == ("pe",)
     assert (tmp_path / "new" / "pe").stat().st_ino == made
     assert contents(tmp_path / "new") == contents(whole[recipe])
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interruption_that_leaves_nothing_says_so(
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    begun: bool,
+) -> None:
+    def pressed(*given: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    if begun:
+        monkeypatch.setattr(find_quantizer("bitsandbytes"), "save", pressed)
+    else:
+        monkeypatch.setattr("ernie_qa.quantize.find_model", pressed)
+    output = ["--output", str(tmp_path / "new"), "--device", "cpu"]
+    assert main(["quantize", str(tiny_model), "--recipe", NF4, *output]) == 130
+    said = "nothing is kept" if begun else "nothing had been begun"
+    expected = f"ernie-qa: {tmp_path / 'new'}: interrupted, not written; {said}"
+    assert capfd.readouterr().err.splitlines()[-1] == expected
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_another_recipe_left_is_of_no_use(
