@@ -42,6 +42,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="RECIPE",
         help="judge a record that lies beside no verdict.json by this TOML file; may be repeated",
     )
+    report.add_argument(
+        "--baselines",
+        type=Path,
+        metavar="DIR",
+        help="judge the records again, by what was accepted and calibrated in this directory as well",
+    )
     report.set_defaults(run=_report)
     compare = commands.add_parser(
         "compare",
@@ -79,7 +85,7 @@ def _report(options: argparse.Namespace) -> int:
 
     _check_pictures(options.pictures)
     check_directory(options.output)
-    shown = from_disk(options.record, options.recipe)
+    shown = from_disk(options.record, options.recipe, options.baselines)
     suite = _suite(options.suite, [one.record for one in shown])
     print(write_page(options.output, shown, suite=suite, most=options.pictures))
     return 0
