@@ -17,11 +17,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ernie_qa.errors import ErnieQAError
-from ernie_qa.execute import hushed
 from ernie_qa.frozen import Frozen
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quantizers import checked_options
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import Recipe, find_recipe
 
 if TYPE_CHECKING:

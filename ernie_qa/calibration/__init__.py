@@ -7,7 +7,6 @@ Every change draws them again and is fed the same. Words are not read: a floor o
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.noise import Moved, Noise
+from ernie_qa.broken import release
 from ernie_qa.calibration.figures import ceiling, definitions, images_of, parts_of
 from ernie_qa.calibration.process import drawn_elsewhere
 from ernie_qa.calibration.steps import Progress, Steps
@@ -24,10 +24,10 @@ from ernie_qa.calibration.subject import Subject, other, subject
 from ernie_qa.changes import Change, changes
 from ernie_qa.drawing import Drawn, draw
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
-from ernie_qa.execute import hushed
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.record import SCHEMA, Identity, Picture, Record
 from ernie_qa.suite import Suite
@@ -89,7 +89,7 @@ def calibrate(
             except Exception as error:
                 said = next(iter(str(error).strip().splitlines()), "")
                 skipped[one.name] = f"broke off: {type(error).__name__}: {said}"
-                _release(of.device)
+                release(of.device)
         for name, record in others.items():
             steps.begin(name)
             moved[name] = here.beside(record, f"BF16 on {record.fingerprint.gpu or record.fingerprint.cpu}")
@@ -130,7 +130,7 @@ def stand(of: Subject, step: Callable[[], None] = lambda: None) -> Any:
         yield here
     finally:
         del here
-        _release(of.device)
+        release(of.device)
 
 
 class Stand:
@@ -243,11 +243,3 @@ class Stand:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _release(device: str) -> None:
-    gc.collect()
-    if device != "cpu":
-        import torch
-
-        torch.cuda.empty_cache()

@@ -75,8 +75,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _quantize(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from ernie_qa.execute import hushed
     from ernie_qa.quantize import Interrupted, quantize
+    from ernie_qa.quiet import hushed
 
     stopped: KeyboardInterrupt | None = None
     # a descriptor of its own, for stderr is turned away while libraries write to it
