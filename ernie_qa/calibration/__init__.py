@@ -26,10 +26,11 @@ from ernie_qa.drawing import Drawn, draw
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import take_fingerprint
+from ernie_qa.picture import Picture
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
-from ernie_qa.record import SCHEMA, Identity, Picture, Record
+from ernie_qa.record import SCHEMA, Identity, Record
 from ernie_qa.suite import Suite
 from ernie_qa.toml_input import did_you_mean
 

@@ -17,7 +17,8 @@ from ernie_qa.rungs import components, images
 from ernie_qa.suite import another
 
 if TYPE_CHECKING:
-    from ernie_qa.record import Picture, Record
+    from ernie_qa.picture import Picture
+    from ernie_qa.record import Record
     from ernie_qa.suite import Suite
     from ernie_qa.teacher import Tape
 
