@@ -21,8 +21,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "selftest",
         help="damage pipelines on purpose, see what the gate says",
         description="Do every fault of the corpus to the shipped miniature, and see which rung catches\n"
-        "it; clean variants, which change bits and no quality, must pass. It needs the engines that\n"
-        "read words in pictures: pip install 'ernie-qa[text]' && apt-get install tesseract-ocr-rus",
+        "it; clean variants, which change bits and no quality, must pass. It needs the\n"
+        "engines that read words in pictures:\n"
+        "  pip install 'ernie-qa[text]' && apt-get install tesseract-ocr-rus",
         epilog="examples:\n"
         "  ernie-qa selftest                          all of it: some minutes on two cores\n"
         "  ernie-qa selftest --recipe bnb-nf4         what is done to one recipe\n"
