@@ -115,6 +115,7 @@ def _write_metrics(place: Path, subject: Subject) -> None:
         "seeds": subject.suite.seeds,
         "device": "cuda" if subject.record.fingerprint.gpu else "cpu",
         "broke": [],
+        "unfinished": [],
         "verdicts": [verdict_values(subject.shown.verdict, subject.record)],
     }
     text = json.dumps(values, indent=2, ensure_ascii=False)

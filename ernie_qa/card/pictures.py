@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ernie_qa.card.subject import Subject
-    from ernie_qa.record import Picture
+    from ernie_qa.picture import Picture
     from ernie_qa.suite import Case
 
 DIRECTORY = "comparison"

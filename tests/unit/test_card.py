@@ -5,9 +5,11 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from huggingface_hub import ModelCard
 
@@ -203,6 +205,8 @@ def test_the_records_themselves_are_under_metrics(gated: Gated, card: Callable[.
     shown = {one.label: one for one in from_disk([place], [gated.recipe])}
     assert shown["lenient"].verdict == {one.label: one for one in (first, second)}["lenient"].verdict
     assert shown["lenient"].judged == "as the gate judged it"
+    schema = json.loads((files("ernie_qa.report") / "verdict.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads((place / "verdict.json").read_text(encoding="utf-8")), schema)
 
 
 def test_a_card_that_is_there_stays_unless_told(gated: Gated, card: Callable[..., Written]) -> None:

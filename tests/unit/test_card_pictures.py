@@ -23,7 +23,7 @@ from ernie_qa.card.pictures import (
     pair,
     write_pictures,
 )
-from ernie_qa.record import Picture
+from ernie_qa.picture import Picture
 from ernie_qa.suite import Case
 from tests.posters import noisy
 
