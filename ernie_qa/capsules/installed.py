@@ -72,7 +72,7 @@ def check(
     if recipe is not None and any(methods.values()):
         raise InputError(f"{found.path}: is quantized already: --recipe is for a BF16 model")
     wanted = capsule.recipe if recipe is None else find_recipe(recipe)
-    if recipe is None and (wrong := _stored_otherwise(capsule, methods)):
+    if recipe is None and (wrong := stored_otherwise(capsule, methods)):
         return Answer(tuple(wrong), (), time.perf_counter() - began)
     compile_cache.keep(place)
     with hushed():
@@ -81,8 +81,9 @@ def check(
     return Answer(findings, (*_files(capsule, found, recipe is None), *notes), time.perf_counter() - began)
 
 
-def _stored_otherwise(capsule: Capsule, methods: Mapping[str, str | None]) -> list[Finding]:
-    """The components that are stored quantized otherwise than published; such a model is not loaded."""
+def stored_otherwise(capsule: Capsule, methods: Mapping[str, str | None]) -> list[Finding]:
+    """The components that are stored quantized otherwise than published; such a model is not loaded.
+    `methods` maps each component to what quantized it, see `stored_method`."""
     found = []
     for name, method in methods.items():
         published = capsule.recipe.components.get(name)
