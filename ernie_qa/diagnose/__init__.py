@@ -17,7 +17,7 @@ from ernie_qa import compile_cache
 from ernie_qa.capsules.capsule import Capsule, read_capsule
 from ernie_qa.diagnose import call as asked
 from ernie_qa.diagnose.call import Call
-from ernie_qa.diagnose.findings import Blame, Finding, ordered
+from ernie_qa.diagnose.findings import MATTERS, Blame, Finding, ordered
 from ernie_qa.diagnose.looked import png
 from ernie_qa.diagnose.published import Published, Sampling, published
 from ernie_qa.diagnose.run import Ran, Subject, run
@@ -46,8 +46,6 @@ Progress = Callable[[int, int, str], None]
 """Called with how many steps are done, how many there are, and which one begins."""
 
 STEPS = ("reading", "loading", "package", "capsule", "one step", "picture")
-MATTERS = ("packages", "torch", "device", "tensor cores", "compilation", "allocator")
-"""The topics of the doctor that bear on pictures and their cost; the others are about gates."""
 CAPSULES = "*.capsule"
 
 
@@ -118,7 +116,7 @@ def diagnose(
     memory, findings = _memory(found, place)
     ran = None
     if chosen is not None:
-        counted, drawn = _suites(of.sampling, calls, defaults)
+        counted, drawn = _suites(of.sampling, calls, defaults, factor)
         untouched = script is not None and bool(script.loads) and not script.switches
         subject = Subject(
             found,
@@ -131,12 +129,18 @@ def diagnose(
             drawn if draw else None,
         )
         ran = run(subject, began)
-        findings = [*ran.findings, *findings]
         unseen += ran.unseen
     if of.recipe is None:
         unseen.append(f"rungs package and activation: {of.source}")
     machine = examine(place)
-    findings += [*_settings(of, chosen, script, calls, factor), *_releases(of), *_machine(machine)]
+    findings = [
+        *_of_script(script, chosen),
+        *(ran.findings if ran else ()),
+        *_of_calls(of, chosen, calls, factor),
+        *_releases(of),
+        *findings,
+        *_machine(machine),
+    ]
     unseen += _unread(of, script, calls)
     progress(len(STEPS), len(STEPS), "done")
     drawing = ran.looked.picture if ran and ran.looked else None
@@ -183,7 +187,7 @@ def _switched(recipe: Recipe) -> bool:
 
 
 def _suites(
-    sampling: Sampling | None, calls: tuple[Call, ...], defaults: Mapping[str, Any]
+    sampling: Sampling | None, calls: tuple[Call, ...], defaults: Mapping[str, Any], factor: int
 ) -> tuple[Suite, Suite]:
     """What one step is run of, at the recommended guidance, for which a recipe's exceptions are; and what is
     drawn, as the first call has it. What is not given is as recommended, or else the pipeline's default."""
@@ -191,16 +195,16 @@ def _suites(
     known = _known(sampling)
     case = known.cases[0] if known else None
 
-    def of(name: str, least: float, otherwise: Any) -> Any:
-        setting = settings.get(name)
-        usable = setting is not None and isinstance(setting.value, int | float) and setting.value >= least
-        return setting.value if setting is not None and usable else otherwise
+    def of(name: str, least: float, otherwise: Any, step: int = 0) -> Any:
+        value = settings[name].value if name in settings else None
+        usable = isinstance(value, int | float) and value >= least and not (step and value % step)
+        return value if usable else otherwise
 
     one = Case(
         id="diagnosis",
         prompt=case.prompt if case else TEACHER,
-        width=int(of("width", 1, case.width if case else defaults["width"])),
-        height=int(of("height", 1, case.height if case else defaults["height"])),
+        width=int(of("width", 1, case.width if case else defaults["width"], factor)),
+        height=int(of("height", 1, case.height if case else defaults["height"], factor)),
         seed=int(of("seed", 0, case.seed if case else 0)),
         focus="",
     )
@@ -229,21 +233,20 @@ def _known(sampling: Sampling | None) -> Suite | None:
         return None
 
 
-def _settings(
-    of: Published, recipe: Recipe | None, script: Script | None, calls: tuple[Call, ...], factor: int
-) -> Iterator[Finding]:
+def _of_script(script: Script | None, recipe: Recipe | None) -> Iterator[Finding]:
     if script is not None:
-        options = checked_options(recipe) if recipe else {}
-        yield from asked.around(
-            script, {name: find_quantizer(name).loading(own) for name, own in options.items()}
-        )
+        options = checked_options(recipe).items() if recipe else ()
+        yield from asked.around(script, {name: find_quantizer(name).loading(own) for name, own in options})
+
+
+def _of_calls(
+    of: Published, recipe: Recipe | None, calls: tuple[Call, ...], factor: int
+) -> Iterator[Finding]:
     for call in calls:
         yield from asked.compared(call, of.sampling, factor)
     if of.named and recipe and of.named[1] != recipe.hash:
-        found = (
-            f"its files name the recipe {of.named[0]}, and it was judged by {recipe.name}, which is another"
-        )
-        yield Finding(Blame.SUSPECT, "recipe", found, "runtime_config.json", "name the recipe it was made by")
+        found = f"its files name the recipe {of.named[0]}, and it was judged by another, {recipe.name}"
+        yield Finding(Blame.SUSPECT, "recipe", found, "its metadata", "name the recipe it was made by")
 
 
 def _unread(of: Published, script: Script | None, calls: tuple[Call, ...]) -> Iterator[str]:

@@ -15,10 +15,12 @@ import re
 import socket
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.diagnose.findings import MATTERS
 from ernie_qa.errors import InputError
 from ernie_qa.frozen import thaw
 from ernie_qa.toml_input import one_line
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from ernie_qa.diagnose import Diagnosis
 
 SCHEMA = 1
+TOLD = (*MATTERS, "cpu", "threads")
+"""The doctor's topics that are told: the others are about gates, and name directories."""
 NAME, PICTURE = "diagnosis.json", "diagnosis.png"
 SUFFIXES = (".json", ".zip")
 
@@ -64,9 +68,8 @@ def write(found: Diagnosis, file: Path, *given: Path) -> tuple[Path, ...]:
     if file.suffix == ".zip":
         contents = {file: _zipped(content)}
     else:
-        contents = {
-            file if name == NAME else file.with_suffix(".png"): data for name, data in content.items()
-        }
+        places = {NAME: file, PICTURE: file.with_suffix(".png")}
+        contents = {places[name]: data for name, data in content.items()}
     for place, data in contents.items():
         try:
             with place.open("xb") as opened:
@@ -109,12 +112,9 @@ def document(found: Diagnosis, *given: Path) -> dict[str, Any]:
         }
         if ran and ran.compared is not None
         else None,
-        "memory": {
-            **found.memory,
-            **({f"peak_{name}": size for name, size in ran.peaks.items()} if ran else {}),
-        },
+        "memory": {**found.memory, "peaks": ran.peaks if ran else None},
         "environment": {
-            "doctor": [asdict(one) for one in found.machine],
+            "doctor": [asdict(one) for one in found.machine if one.topic in TOLD],
             "fingerprint": found.fingerprint.values(),
         },
     }
@@ -156,10 +156,9 @@ def _secrets() -> set[str]:
 
 def _users() -> set[str]:
     found = {Path.home().name}
-    try:
+    # a container may give its user no name
+    with suppress(KeyError, OSError):
         found.add(getpass.getuser())
-    except (KeyError, OSError):
-        pass  # a container may give its user no name
     return found - {""}
 
 

@@ -76,7 +76,7 @@ def _call(drawing: Drawing, name: str, defaults: Mapping[str, Any]) -> Call:
         if literal is None:
             if drawing.known and drawing.whole and argument in defaults:
                 if defaults[argument] is not None:
-                    said = f"{where}: left out, so the pipeline's own default"
+                    said = f"{where} (left out: the pipeline's own default)"
                     settings[NAMES[argument]] = Setting(defaults[argument], said)
             elif argument != "generator":
                 unread.append(f"{argument} ({where}): not read: it is given elsewhere, or not at all")

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+MATTERS = ("packages", "torch", "device", "tensor cores", "compilation", "allocator")
+"""The topics of the doctor that bear on pictures and their cost; the others are about gates."""
+
 
 class Blame(StrEnum):
     """How likely a finding is to blame for pictures that are not what they should be."""

@@ -97,22 +97,25 @@ def _record(arm: Arm, figures: Mapping[str, Any]) -> Record:
 
 
 def of_rungs(looked: Looked, *, untouched: bool) -> Iterator[Finding]:
-    """What failed, a line a rung and component: the first of its checks in words, the others by name.
+    """What failed, a rung and component in a line, and components of which the same is to be said.
     `untouched` says that nothing was applied after loading."""
     failed: dict[tuple[str, str], list[Check]] = {}
     for check in looked.checks:
         if check.status is Status.FAIL:
             failed.setdefault((check.rung, check.component or "the files"), []).append(check)
-    for (rung, component), checks in failed.items():
-        first, *others = checks
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (_, component), (first, *others) in failed.items():
         found = first.message.removeprefix(f"{component}: ")
         if others:
             found += f" (also {', '.join(one.name for one in others)})"
-        if rung == package.NAME:
-            yield Finding(Blame.CAUSE, first.name, found, component, "fetch or quantize the directory again")
+        alike.setdefault((first.name, found), []).append(component)
+    for (name, found), components in alike.items():
+        where = ", ".join(components)
+        if name.startswith(f"{package.NAME}."):
+            yield Finding(Blame.CAUSE, name, found, where, "fetch or quantize the directory again")
         else:
             advice = "after loading, apply what runtime_config.json says" if untouched else _LIVE
-            yield Finding(Blame.SUSPECT, first.name, found, component, advice)
+            yield Finding(Blame.SUSPECT, name, found, where, advice)
     if not untouched:
         yield from _claims(looked)
 

@@ -34,8 +34,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """`recipe` is what the directory was quantized by, None where nothing says; `source` says how it was found,
-    or why not. `named` is the recipe's (name, hash) in its files. `sampling` and `made_with` are the
+    """`recipe` is what the directory was quantized by, None where nothing says; `source` says how it was
+    found, or why not. `named` is the recipe's (name, hash) in its files. `sampling` and `made_with` are the
     recommended settings and the releases that made it; `unread` says why they are not known."""
 
     recipe: Recipe | None
@@ -105,7 +105,7 @@ def _recipe(
     if named is not None:
         for recipe in shipped:
             if recipe.hash == named[1]:
-                return recipe, f"named by its own files, as {named[0]}"
+                return recipe, "named by its own files"
         return (
             None,
             f"the recipe {named[0]}, which made it, is not a shipped one: name its file with --recipe",

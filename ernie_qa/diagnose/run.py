@@ -36,7 +36,7 @@ Began = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is loaded: `artifact`, quantized by `recipe`, on a `device`. `base` is the BF16 model and `capsule`
+    """What is loaded: `artifact`, quantized by `recipe`, on a `device`. `base` is the BF16 model, `capsule`
     the publisher's with its file's name, None where they are not at hand. With `untouched` nothing is applied
     after loading. One step of `counted` is run, and `drawn` is drawn to the end, if there is one."""
 
@@ -98,14 +98,14 @@ class _Running:
         """What it shows, and where it broke off."""
         live: Any = self._pipe
         looked, broke = None, []
-        try:
-            with hushed():
+        with hushed():
+            try:
                 looked = self._look()
-        except ErnieQAError as problem:
-            broke = [_broke(self._subject, str(problem))]
-        except Exception as problem:
-            # a damaged pipeline raises whatever the libraries raise
-            broke = [_broke(self._subject, _told(problem))]
+            except ErnieQAError as problem:
+                broke = [_broke(self._subject, str(problem))]
+            except Exception as problem:
+                # a damaged pipeline raises whatever the libraries raise
+                broke = [_broke(self._subject, _told(problem))]
         findings, unseen = self._of_capsule()
         findings += broke
         if looked is None:

@@ -17,7 +17,7 @@ WIDTH = 9
 
 def lines(found: Diagnosis, *, colour: bool = False, width: int = 80) -> Iterator[str]:
     """What it is, a paragraph a finding, and what was not looked at."""
-    recipe = f"recipe {found.recipe}, {found.source}" if found.recipe else "no recipe found"
+    recipe = f"recipe {found.recipe} ({found.source})" if found.recipe else "no recipe found"
     yield from wrapped(f"{found.model}: {recipe}", width)
     yield ""
     for number, one in enumerate(found.findings, 1):
@@ -27,6 +27,8 @@ def lines(found: Diagnosis, *, colour: bool = False, width: int = 80) -> Iterato
         yield top.replace(one.blame.upper(), _painted(one.blame.upper(), one.blame), 1) if colour else top
         yield from rest
         yield from wrapped(f"-> {one.advice}", width, below, f"{below}   ")
+    if found.findings:
+        yield ""
     yield from wrapped(_summary(found), width)
     if found.unseen:
         yield ""
