@@ -141,6 +141,8 @@ def read_capsule(path: Path) -> Capsule:
     """The capsule in the file `path`, its hash checked and every value of its document. CapsuleError where it
     is none, damaged, edited, too large or of a later schema; nothing of it is run or unpickled."""
     try:
+        if path.is_dir():
+            raise CapsuleError(one_line(f"{path}: a directory; name the capsule's file in it"))
         if not path.is_file():
             raise CapsuleError(one_line(f"{path}: no such file"))
         with path.open("rb") as file:

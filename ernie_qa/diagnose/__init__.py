@@ -117,21 +117,21 @@ def diagnose(
     ran = None
     if chosen is not None:
         counted, drawn = _suites(of.sampling, calls, defaults, factor)
-        untouched = script is not None and bool(script.loads) and not script.switches
         subject = Subject(
-            found,
-            base,
-            chosen,
-            held,
-            place,
-            untouched and _switched(chosen),
-            counted,
-            drawn if draw else None,
+            artifact=found,
+            base=base,
+            recipe=chosen,
+            excepting=of.recipe is not None,
+            capsule=held,
+            device=place,
+            untouched=bool(script and script.loads and not script.switches) and _switched(chosen),
+            counted=counted,
+            drawn=drawn if draw else None,
         )
         ran = run(subject, began)
         unseen += ran.unseen
-    if of.recipe is None:
-        unseen.append(f"rungs package and activation: {of.source}")
+    else:
+        unseen.append("rungs package and activation: no recipe says what they should find")
     machine = examine(place)
     findings = [
         *_of_script(script, chosen),
@@ -244,7 +244,10 @@ def _of_calls(
 ) -> Iterator[Finding]:
     for call in calls:
         yield from asked.compared(call, of.sampling, factor)
-    if of.named and recipe and of.named[1] != recipe.hash:
+    if recipe is None:
+        advice = "name the recipe's file, --recipe: without it nothing is loaded"
+        yield Finding(Blame.SUSPECT, "recipe", of.source, "its metadata", advice)
+    elif of.named and of.named[1] != recipe.hash:
         found = f"its files name the recipe {of.named[0]}, and it was judged by another, {recipe.name}"
         yield Finding(Blame.SUSPECT, "recipe", found, "its metadata", "name the recipe it was made by")
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ernie_qa.rungs import Arm
     from ernie_qa.suite import Suite
 
-BASE = ("package.weights", "package.unchanged")
+BASE = frozenset({"package.weights", "package.unchanged"})
 """The checks that compare with the BF16 model."""
+KERNELS = "activation.kernels"
 _LIVE = "look for another release of the quantizer, and for code that changes layers: docs/activation.md"
 _SPOILS = ("stored", "weights", "layers", "outputs", "ids", "sigmas", "calls")
 """What a capsule compares that decides a picture; the rest decides how a layer runs."""
@@ -41,13 +42,13 @@ class Looked:
 def look(
     arm: Arm,
     *,
-    based: bool,
+    without: frozenset[str],
     drawing: Arm | None,
     before_running: Callable[[], None] = lambda: None,
     before_drawing: Callable[[], None] = lambda: None,
 ) -> Looked:
     """Take a pipeline that nobody has run through both rungs: one step of the arm's first case is run and
-    counted. `based` says that the arm's model is the BF16 one: else what compares with it says nothing.
+    counted. The checks `without` which it goes say nothing here.
     `drawing`, the same pipeline with another suite, has its first case drawn to the end. `before_running` is
     called when the states of all layers are read, and may run the pipeline; `before_drawing` before that."""
     figures: dict[str, Any] = {}
@@ -69,7 +70,7 @@ def look(
     if drawing is not None:
         before_drawing()
         drawn = draw(drawing.pipe, drawing.suite.cases[0], drawing.suite)
-    return Looked(tuple(one for one in checks if based or one.name not in BASE), figures, drawn)
+    return Looked(tuple(one for one in checks if one.name not in without), figures, drawn)
 
 
 def _ended(half: Generator[Any, tuple[Drawn, ...], Any], known: Any) -> Any:
@@ -137,13 +138,15 @@ def _claims(looked: Looked) -> Iterator[Finding]:
         )
 
 
-def untold(looked: Looked, based: bool) -> Iterator[str]:
+def untold(looked: Looked, without: frozenset[str]) -> Iterator[str]:
     """What the rungs could not judge, in words."""
-    if not based:
+    if without >= BASE:
         yield (
             "package: whether the weights are what quantizing BF16 makes, and the rest is still BF16's: not "
             "comparable without the BF16 model (--model BF16_DIR)"
         )
+    if KERNELS in without:
+        yield f"{KERNELS}: a capsule does not say which layers may do without: name its recipe, --recipe"
     for check in looked.checks:
         if check.status is Status.NOT_COMPARABLE:
             yield f"{check.name}: {check.message}"

@@ -106,13 +106,10 @@ def _recipe(
         for recipe in shipped:
             if recipe.hash == named[1]:
                 return recipe, "named by its own files"
-        return (
-            None,
-            f"the recipe {named[0]}, which made it, is not a shipped one: name its file with --recipe",
-        )
+        return None, f"{named[0]}, which made it, is no shipped recipe"
     known = quantizer_names()
     if unknown := sorted(method for method in methods.values() if method and method not in known):
-        return None, f"no quantizer here is called {unknown[0]!r}: name a recipe with --recipe"
+        return None, f"no quantizer here is called {unknown[0]!r}"
     stored = {name: method for name, method in methods.items() if method}
     candidates = [recipe for recipe in shipped if dict(recipe.components) == stored]
     for recipe in candidates:
@@ -121,7 +118,7 @@ def _recipe(
     for recipe in candidates:
         if _claims_whole(model.path / WHOLE, recipe):
             return recipe, f"found by its {WHOLE}; its components say otherwise"
-    return None, "no shipped recipe quantizes so: name its file with --recipe"
+    return None, "no shipped recipe quantizes so"
 
 
 def _claims(component: Path, recipe: Recipe, name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.capsules.installed import compared, stored_otherwise
 from ernie_qa.diagnose.findings import Blame, Finding
-from ernie_qa.diagnose.looked import Looked, look, of_capsule, of_picture, of_rungs, untold
+from ernie_qa.diagnose.looked import BASE, KERNELS, Looked, look, of_capsule, of_picture, of_rungs, untold
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.execute import hushed
 from ernie_qa.frozen import Frozen
@@ -37,12 +37,14 @@ Began = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is loaded: `artifact`, quantized by `recipe`, on a `device`. `base` is the BF16 model, `capsule`
-    the publisher's with its file's name, None where they are not at hand. With `untouched` nothing is applied
+    the publisher's with its file's name, None where they are not at hand. `excepting` says that the recipe
+    knows which layers may do without the kernel, as a capsule's does not. With `untouched` nothing is applied
     after loading. One step of `counted` is run, and `drawn` is drawn to the end, if there is one."""
 
     artifact: Model
     base: Model | None
     recipe: Recipe
+    excepting: bool
     capsule: tuple[str, Capsule] | None
     device: str
     untouched: bool
@@ -112,18 +114,24 @@ class _Running:
             unseen.append("rungs package and activation: it broke off before they were through")
         else:
             findings += of_rungs(looked, untouched=self._subject.untouched)
-            unseen += untold(looked, self._subject.base is not None)
+            unseen += untold(looked, self._without)
             if looked.picture is not None and self._subject.drawn is not None:
                 findings += of_picture(looked.picture, self._subject.drawn)
         found = Frozen(peaks(live._execution_device))
         return Ran(tuple(findings), tuple(unseen), self._notes, looked, self._compared, found)
+
+    @property
+    def _without(self) -> frozenset[str]:
+        """The checks that say nothing here."""
+        found = BASE if self._subject.base is None else frozenset()
+        return found if self._subject.excepting else found | {KERNELS}
 
     def _look(self) -> Looked:
         drawn = self._subject.drawn
         self._began("package")
         return look(
             self._arm(self._subject.counted),
-            based=self._subject.base is not None,
+            without=self._without,
             drawing=self._arm(drawn) if drawn else None,
             before_running=self._compare,
             before_drawing=lambda: self._began("picture"),
