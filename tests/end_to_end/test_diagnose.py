@@ -316,7 +316,7 @@ def test_a_picture_is_drawn_if_asked(
         (["{}", "--output", "nowhere/a.zip"], "nowhere: no such directory"),
         (["{}", "--steps", "0"], "--steps 0: allowed are 1 to 1000"),
         (["{}", "--recipe", "bf17"], "no recipe named"),
-        (["{}", "--capsule", "."], ": a directory; name the capsule's file"),
+        (["{}", "--capsule", "."], ".: a directory, and no capsule; name the one file"),
     ],
 )
 def test_bad_input_is_one_line(
