@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from ernie_qa.capsules.capsule import read_capsule
+from ernie_qa.capsules.installed import STEPS as CHECKING
+from ernie_qa.capsules.installed import check
+from ernie_qa.capsules.publish import STEPS as EXPORTING
+from ernie_qa.capsules.publish import export
 from ernie_qa.cli import main
+from ernie_qa.diagnose import STEPS, diagnose
 from tests.lies import LAYER
 from tests.unit.test_artifacts import edit, quantization
 
@@ -302,6 +308,23 @@ def test_a_picture_is_drawn_if_asked(
         assert archive.namelist() == ["diagnosis.json", "diagnosis.png"]
         assert archive.read("diagnosis.png") == (tmp_path / "a.png").read_bytes()
     assert "1 to blame, the likeliest first" in capsys.readouterr().out
+
+
+def test_progress_is_told(artifacts: dict[str, Path], capsules: dict[str, Path]) -> None:
+    began: list[tuple[int, int, str]] = []
+
+    def progress(done: int, total: int, what: str) -> None:
+        began.append((done, total, what))
+
+    diagnose(artifacts[NF4], capsule=capsules[NF4], device="cpu", draw=True, progress=progress)
+    assert [what for *_, what in began] == [*STEPS, "done"]
+    assert began[-1][:2] == (len(STEPS), len(STEPS))
+    began.clear()
+    check(read_capsule(capsules[NF4]), str(artifacts[NF4]), device="cpu", steps=1, progress=progress)
+    assert [what for *_, what in began] == [*CHECKING, "done"]
+    began.clear()
+    export("mini", NF4, artifact=str(artifacts[NF4]), device="cpu", cases=1, progress=progress)
+    assert [what for *_, what in began] == [*EXPORTING, "done"]
 
 
 @pytest.mark.parametrize(

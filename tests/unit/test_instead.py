@@ -1,4 +1,4 @@
-"""What is said where a command is given something else than it takes: what it is, and what to give instead."""
+"""What is said where a command is given something else than it takes: what that is, and what to give."""
 
 import shutil
 from collections.abc import Callable
