@@ -32,7 +32,7 @@ from ernie_qa.models.find import find_model, vae_scale_factor
 from ernie_qa.pipeline import TEACHER
 from ernie_qa.plan import visible_device
 from ernie_qa.quantizers import checked_options, find_quantizer
-from ernie_qa.suite import Case, Suite, find_suite
+from ernie_qa.suite import MAX_SIDE, Case, Suite, find_suite
 
 if TYPE_CHECKING:
     from ernie_qa.diagnose.script import Script
@@ -143,7 +143,7 @@ def diagnose(
     ]
     unseen += _unread(of, script, calls)
     progress(len(STEPS), len(STEPS), "done")
-    drawing = ran.looked.picture if ran and ran.looked else None
+    drawing = ran.picture if ran else None
     return Diagnosis(
         model=found.name,
         recipe=chosen.name if chosen else None,
@@ -195,16 +195,16 @@ def _suites(
     known = _known(sampling)
     case = known.cases[0] if known else None
 
-    def of(name: str, least: float, otherwise: Any, step: int = 0) -> Any:
+    def of(name: str, least: float, otherwise: Any, most: float = 2**63 - 1, step: int = 0) -> Any:
         value = settings[name].value if name in settings else None
-        usable = isinstance(value, int | float) and value >= least and not (step and value % step)
+        usable = isinstance(value, int | float) and least <= value <= most and not (step and value % step)
         return value if usable else otherwise
 
     one = Case(
         id="diagnosis",
         prompt=case.prompt if case else TEACHER,
-        width=int(of("width", 1, case.width if case else defaults["width"], factor)),
-        height=int(of("height", 1, case.height if case else defaults["height"], factor)),
+        width=int(of("width", 1, case.width if case else defaults["width"], MAX_SIDE, factor)),
+        height=int(of("height", 1, case.height if case else defaults["height"], MAX_SIDE, factor)),
         seed=int(of("seed", 0, case.seed if case else 0)),
         focus="",
     )
@@ -216,7 +216,7 @@ def _suites(
         name="diagnosis",
         version=1,
         summary="",
-        steps=int(of("steps", 1, sampling.steps if sampling else defaults["num_inference_steps"])),
+        steps=int(of("steps", 1, sampling.steps if sampling else defaults["num_inference_steps"], 1000)),
         guidance=float(of("guidance", 0, guidance if sampling else defaults["guidance_scale"])),
         use_pe=bool(of("use_pe", 0, sampling.use_pe if sampling else defaults["use_pe"])),
         cases=(one,),

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.diagnose.findings import Blame, Finding
-from ernie_qa.drawing import draw, rehearse
+from ernie_qa.drawing import rehearse
 from ernie_qa.fidelity.defects import constant, nonfinite_values, wrong_size
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.record import SCHEMA, Identity, Picture, Record
@@ -32,25 +32,16 @@ _SPOILS = ("stored", "weights", "layers", "outputs", "ids", "sigmas", "calls")
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """The `checks` and `figures` of both rungs, and the `picture` that was drawn, None where none was."""
+    """The `checks` and `figures` of both rungs."""
 
     checks: tuple[Check, ...]
     figures: Mapping[str, Any]
-    picture: Drawn | None
 
 
-def look(
-    arm: Arm,
-    *,
-    without: frozenset[str],
-    drawing: Arm | None,
-    before_running: Callable[[], None] = lambda: None,
-    before_drawing: Callable[[], None] = lambda: None,
-) -> Looked:
+def look(arm: Arm, *, without: frozenset[str], before_running: Callable[[], None] = lambda: None) -> Looked:
     """Take a pipeline that nobody has run through both rungs: one step of the arm's first case is run and
-    counted. The checks `without` which it goes say nothing here.
-    `drawing`, the same pipeline with another suite, has its first case drawn to the end. `before_running` is
-    called when the states of all layers are read, and may run the pipeline; `before_drawing` before that."""
+    counted. The checks `without` which it goes say nothing here. `before_running` is called when the states
+    of all layers are read, and may run the pipeline."""
     figures: dict[str, Any] = {}
     with closing(package.measure(arm)) as files:
         figures[package.NAME] = _ended(files, next(files))
@@ -66,11 +57,7 @@ def look(
     record = _record(arm, figures)
     evidence = Evidence(record, None, arm.recipe)
     checks = [*package.judge(evidence), *activation.judge(evidence)]
-    drawn = None
-    if drawing is not None:
-        before_drawing()
-        drawn = draw(drawing.pipe, drawing.suite.cases[0], drawing.suite)
-    return Looked(tuple(one for one in checks if one.name not in without), figures, drawn)
+    return Looked(tuple(one for one in checks if one.name not in without), figures)
 
 
 def _ended(half: Generator[Any, tuple[Drawn, ...], Any], known: Any) -> Any:

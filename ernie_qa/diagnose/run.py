@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ernie_qa.capsules.installed import compared, stored_otherwise
 from ernie_qa.diagnose.findings import Blame, Finding
 from ernie_qa.diagnose.looked import BASE, KERNELS, Looked, look, of_capsule, of_picture, of_rungs, untold
+from ernie_qa.drawing import draw
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.execute import hushed
 from ernie_qa.frozen import Frozen
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from ernie_qa.capsules.capsule import Capsule
     from ernie_qa.capsules.sameness import Finding as Compared
+    from ernie_qa.drawing import Drawn
     from ernie_qa.models.find import Model
     from ernie_qa.recipe import Recipe
     from ernie_qa.suite import Suite
@@ -54,13 +56,14 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came of it; `looked` and `compared` are None where it did not come to that, `peaks` are bytes, see
-    `ernie_qa.meter.peaks`."""
+    """What came of it; `looked`, `picture` and `compared` are None where it did not come to that, `peaks` are
+    bytes, see `ernie_qa.meter.peaks`."""
 
     findings: tuple[Finding, ...]
     unseen: tuple[str, ...]
     notes: tuple[str, ...] = ()
     looked: Looked | None = None
+    picture: Drawn | None = None
     compared: tuple[Compared, ...] | None = None
     peaks: Mapping[str, int | None] = field(default_factory=lambda: Frozen({}))
 
@@ -95,14 +98,16 @@ class _Running:
         self._subject, self._pipe, self._began = subject, pipe, began
         self._compared: tuple[Compared, ...] | None = None
         self._notes: tuple[str, ...] = ()
+        self._looked: Looked | None = None
+        self._picture: Drawn | None = None
 
     def to_the_end(self) -> Ran:
         """What it shows, and where it broke off."""
         live: Any = self._pipe
-        looked, broke = None, []
+        broke = []
         with hushed():
             try:
-                looked = self._look()
+                self._look()
             except ErnieQAError as problem:
                 broke = [_broke(self._subject, str(problem))]
             except Exception as problem:
@@ -110,15 +115,22 @@ class _Running:
                 broke = [_broke(self._subject, _told(problem))]
         findings, unseen = self._of_capsule()
         findings += broke
-        if looked is None:
+        if self._looked is None:
             unseen.append("rungs package and activation: it broke off before they were through")
         else:
-            findings += of_rungs(looked, untouched=self._subject.untouched)
-            unseen += untold(looked, self._without)
-            if looked.picture is not None and self._subject.drawn is not None:
-                findings += of_picture(looked.picture, self._subject.drawn)
-        found = Frozen(peaks(live._execution_device))
-        return Ran(tuple(findings), tuple(unseen), self._notes, looked, self._compared, found)
+            findings += of_rungs(self._looked, untouched=self._subject.untouched)
+            unseen += untold(self._looked, self._without)
+        if self._picture is not None and self._subject.drawn is not None:
+            findings += of_picture(self._picture, self._subject.drawn)
+        return Ran(
+            findings=tuple(findings),
+            unseen=tuple(unseen),
+            notes=self._notes,
+            looked=self._looked,
+            picture=self._picture,
+            compared=self._compared,
+            peaks=Frozen(peaks(live._execution_device)),
+        )
 
     @property
     def _without(self) -> frozenset[str]:
@@ -126,20 +138,14 @@ class _Running:
         found = BASE if self._subject.base is None else frozenset()
         return found if self._subject.excepting else found | {KERNELS}
 
-    def _look(self) -> Looked:
-        drawn = self._subject.drawn
-        self._began("package")
-        return look(
-            self._arm(self._subject.counted),
-            without=self._without,
-            drawing=self._arm(drawn) if drawn else None,
-            before_running=self._compare,
-            before_drawing=lambda: self._began("picture"),
-        )
-
-    def _arm(self, suite: Suite) -> Arm:
+    def _look(self) -> None:
         of = self._subject
-        return Arm(self._pipe, of.base or of.artifact, of.recipe, suite, None, artifact=of.artifact)
+        self._began("package")
+        arm = Arm(self._pipe, of.base or of.artifact, of.recipe, of.counted, None, artifact=of.artifact)
+        self._looked = look(arm, without=self._without, before_running=self._compare)
+        if of.drawn is not None:
+            self._began("picture")
+            self._picture = draw(self._pipe, of.drawn.cases[0], of.drawn)
 
     def _compare(self) -> None:
         if self._subject.capsule is not None:
