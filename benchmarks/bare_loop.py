@@ -4,9 +4,10 @@
     python benchmarks/bare_loop.py replica --recipe bf16 --recipe bnb-nf4
 
 Loads each recipe's pipeline with diffusers, transformers, sdnq and bitsandbytes themselves, draws every case
-of the suite once, and prints what each arm took. With --warm-up one step of each case but the first comes
-before it, as ernie_qa has it. With --kept the kernels that ernie_qa has kept are used; without, those in
-Inductor's and Triton's own directories, which a new machine has empty.
+of the suite once, and prints what each arm took, and how many kernels were compiled where they are kept. With
+--warm-up one step of each case but the first comes before it, as ernie_qa has it. With --kept the kernels are
+used that ernie_qa has kept; without, those in Inductor's and Triton's own directories, which a new machine
+has empty.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def draw(pipe: Any, case: Case, suite: Suite, steps: int) -> float:
 
 def arm(model: Path, recipe: str, suite: Suite, *, warm_up: bool) -> str:
     """Load and draw one recipe, and say what it took."""
-    began = time.perf_counter()
+    began, there = time.perf_counter(), compile_cache.compiled_files()
     pipe = load(model, recipe)
     torch.cuda.synchronize()
     loaded = time.perf_counter() - began
@@ -107,7 +108,8 @@ def arm(model: Path, recipe: str, suite: Suite, *, warm_up: bool) -> str:
         seconds.append(draw(pipe, case, suite, suite.steps))
     steady = sorted(seconds[1:])
     median = steady[len(steady) // 2]
-    return f"{recipe:20} load {loaded:6.1f} s  first {seconds[0]:6.1f} s  median {median:6.3f} s"
+    said = f"{recipe:20} load {loaded:6.1f} s  first {seconds[0]:6.1f} s  median {median:6.3f} s"
+    return f"{said}  compiled {compile_cache.compiled_files() - there}"
 
 
 def main() -> None:

@@ -1,7 +1,11 @@
-"""Where ernie_qa keeps what it can get again."""
+"""The directory that outlives a run, and small JSON files in it."""
 
+import json
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def cache_directory() -> Path:
@@ -9,3 +13,24 @@ def cache_directory() -> Path:
     if own := os.environ.get("ERNIE_QA_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ernie_qa"
+
+
+def kept(path: Path) -> Any:
+    """The JSON value in that file; None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def keep(path: Path, value: Any) -> None:
+    """Write a JSON value there, whole or not at all. What cannot be written is not kept."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
+            try:
+                json.dump(value, file, ensure_ascii=False)
+                file.flush()
+                Path(file.name).replace(path)
+            finally:
+                Path(file.name).unlink(missing_ok=True)

@@ -256,9 +256,13 @@ def _live_line(config: pytest.Config) -> Progress:
     return show
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash.get(RUN, None)
-    if run is None or run.session is None or not run.session.outcomes:
+    if run is None or run.session is None:
+        return
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        run.session.interrupt({arm.recipe.name for arm in map(_arm, session.items) if arm})
+    if not run.session.outcomes:
         return
     from ernie_qa.errors import ErnieQAError
     from ernie_qa.report.files import save_candidates
@@ -298,6 +302,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(warning)
     if run.session.broken:
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
+    if run.session.unfinished:
+        terminalreporter.write_line(f"interrupted, and not judged: {', '.join(run.session.unfinished)}")
     if run.unwritten:
         terminalreporter.write_line(f"ERROR: {run.unwritten}", red=True)
     if run.bundle:

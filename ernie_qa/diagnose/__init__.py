@@ -25,13 +25,13 @@ from ernie_qa.doctor import Finding as MachineFinding
 from ernie_qa.doctor import State, examine
 from ernie_qa.doctor.findings import GIB
 from ernie_qa.errors import SuiteError
-from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import take_fingerprint, version_of
 from ernie_qa.meter import available, require_device
 from ernie_qa.models.find import find_model, vae_scale_factor
 from ernie_qa.pipeline import TEACHER
 from ernie_qa.plan import visible_device
 from ernie_qa.quantizers import checked_options, find_quantizer
+from ernie_qa.quiet import hushed
 from ernie_qa.suite import MAX_SIDE, Case, Suite, find_suite
 
 if TYPE_CHECKING:

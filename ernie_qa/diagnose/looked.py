@@ -12,7 +12,8 @@ from ernie_qa.diagnose.findings import Blame, Finding
 from ernie_qa.drawing import rehearse
 from ernie_qa.fidelity.defects import constant, nonfinite_values, wrong_size
 from ernie_qa.fingerprint import take_fingerprint
-from ernie_qa.record import SCHEMA, Identity, Picture, Record
+from ernie_qa.picture import Picture
+from ernie_qa.record import SCHEMA, Identity, Record
 from ernie_qa.rungs import Evidence, activation, package
 from ernie_qa.verdict import Check, Status
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.broken import told
 from ernie_qa.capsules.installed import compared, stored_otherwise
 from ernie_qa.diagnose.findings import Blame, Finding
 from ernie_qa.diagnose.looked import BASE, KERNELS, Looked, look, of_capsule, of_picture, of_rungs, untold
 from ernie_qa.drawing import draw
 from ernie_qa.errors import ErnieQAError
-from ernie_qa.execute import hushed
 from ernie_qa.frozen import Frozen
 from ernie_qa.meter import peaks
 from ernie_qa.models.artifact import stored_method
 from ernie_qa.pipeline import load_artifact
+from ernie_qa.quiet import hushed
 from ernie_qa.rungs import Arm
 from ernie_qa.toml_input import one_line
 from ernie_qa.verdict import Status
@@ -112,7 +111,7 @@ class _Running:
                 broke = [_broke(self._subject, str(problem))]
             except Exception as problem:
                 # a damaged pipeline raises whatever the libraries raise
-                broke = [_broke(self._subject, _told(problem))]
+                broke = [_broke(self._subject, one_line(told(problem)))]
         findings, unseen = self._of_capsule()
         findings += broke
         if self._looked is None:
@@ -176,10 +175,3 @@ def _stored_otherwise(subject: Subject) -> list[Finding]:
 def _broke(subject: Subject, said: str) -> Finding:
     advice = "look at the other findings first, then fetch the directory again"
     return Finding(Blame.CAUSE, "running", f"it breaks off: {said}", subject.artifact.name, advice)
-
-
-def _told(problem: Exception) -> str:
-    """What a library raised, in one line, and where."""
-    last = traceback.extract_tb(problem.__traceback__)[-1]
-    said = next(iter(str(problem).strip().splitlines()), "")
-    return one_line(f"{type(problem).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})")

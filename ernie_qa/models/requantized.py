@@ -1,66 +1,142 @@
-"""A component's quantized layers beside what its quantizer makes of the model's own weights, one by one."""
+"""A component's quantized layers beside what its quantizer makes of the model's own weights, one by one.
+
+That reads all of BF16's weights, 31 GB at full size. So what was found sound is kept in the cache, by the
+bits of the layers' weights and all that decides what they ought to be: the same weights are not compared
+again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.fidelity.weights import UNKNOWN, weight_figures
-from ernie_qa.models.unchanged import bare
+from ernie_qa.cache_directory import cache_directory, keep, kept
+from ernie_qa.fidelity.weights import UNKNOWN, misfits, sum_of_bits, weight_figures
+from ernie_qa.fingerprint import take_fingerprint
+from ernie_qa.frozen import digest
+from ernie_qa.models.checkpoint import weights_hash
+from ernie_qa.models.unchanged import bare, is_small
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from torch.nn import Module
 
+    from ernie_qa.quantizers import LayerState, Quantizer
+
 READING = 4
 """Threads that read ahead, and so many tensors at once: at full size 0.4 GB, read as fast as others load."""
 
-Requantize = Callable[["Module", "Tensor"], "tuple[Tensor, Tensor] | None"]
+FORM = 1
+"""Counted up whenever weights are compared otherwise: what was kept before is then compared again."""
 
 
 def requantized(
-    module: Module, groups: Mapping[str, int], directory: Path, place: torch.device, requantize: Requantize
+    module: Module,
+    states: Sequence[LayerState],
+    directory: Path,
+    device: torch.device,
+    quantizer: Quantizer,
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Compare layers of `module`, name -> how many weights share a scale, with safetensors in a directory.
+    """Compare those layers of `module`, all quantized, with safetensors in a directory; on that device.
 
-    `requantize` gives a layer's weight and the fresh one, see `Quantizer.weights`; it computes on `place`.
-    Gives `same`, the number of layers whose two are equal to the bit, `layers` with `weight_figures` of the
-    others, `missing`, the names of those whose weight is not in `directory`, and `other`, the number of those
-    that are no Linear.
+    Gives `same`, the number of layers that are equal to the bit to what the quantizer makes, `layers` with
+    `weight_figures` of the others, `missing`, the names of those whose weight is not in `directory`, `other`,
+    the number of those that are no Linear, and `before`: whether all that was found earlier, of the same
+    bits. A directory whose weights are small is read every time.
     """
     import torch
 
+    with torch.no_grad():
+        known = None
+        if not is_small(directory):
+            known = _known(module, states, directory, device, quantizer, options)
+            if known is not None and isinstance(found := kept(known), dict):
+                return {**found, "before": True}
+        found = _compared(module, states, directory, device, quantizer, options)
+    # a refusal is never taken from a file
+    if known is not None and not found["missing"] and not any(misfits(found["layers"])):
+        keep(known, found)
+    return {**found, "before": False}
+
+
+def _known(
+    module: Module,
+    states: Sequence[LayerState],
+    directory: Path,
+    device: torch.device,
+    quantizer: Quantizer,
+    options: Mapping[str, Any],
+) -> Path | None:
+    """The file that holds what was found of exactly these weights; None where a layer's cannot be had."""
+    try:
+        ours = {}
+        for state in states:
+            weight = quantizer.weight(module.get_submodule(state.name), state.shape, device)
+            ours[state.name] = None if weight is None else sum_of_bits(weight)
+    except (RuntimeError, ValueError, IndexError):
+        return None
+    # any other build or machine may make other weights, and a file that was touched may hold others
+    files = [
+        (str(file.resolve()), file.stat().st_mtime_ns, weights_hash(file))
+        for file in sorted(directory.glob("*.safetensors"))
+    ]
+    build = take_fingerprint(str(device)).values()
+    key = digest([FORM, ours, files, build, quantizer.NAME, options])
+    return cache_directory() / "weights" / key[:2] / f"{key}.json"
+
+
+def _compared(
+    module: Module,
+    states: Sequence[LayerState],
+    directory: Path,
+    device: torch.device,
+    quantizer: Quantizer,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    import torch
+
     found: dict[str, Any] = {"same": 0, "layers": {}, "missing": [], "other": 0}
-    wanted = {bare(f"{name}.weight"): name for name in groups}
-    with torch.no_grad(), closing(_read(directory, wanted)) as read:
-        for name, stored in read:
-            bf16 = stored.to(place, torch.bfloat16)
+    wanted = {bare(f"{state.name}.weight"): state for state in states}
+    with closing(_read(directory, wanted, device)) as read:
+        for state, stored in read:
+            bf16 = stored.to(device, torch.bfloat16)
+            layer = module.get_submodule(state.name)
             try:
-                pair = requantize(module.get_submodule(name), bf16)
+                live = quantizer.weight(layer, tuple(bf16.shape), device)
+                fresh = None if live is None else quantizer.fresh_weight(layer, bf16, options)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError, IndexError):
                 # what it stores does not fit together
-                found["layers"][name] = dict(UNKNOWN)
+                found["layers"][state.name] = dict(UNKNOWN)
                 continue
-            if pair is None:
+            if live is None or fresh is None:
                 found["other"] += 1
-            elif torch.equal(*pair):
+            elif torch.equal(live, fresh):
                 found["same"] += 1
             else:
-                found["layers"][name] = weight_figures(*pair, bf16, groups[name])
-    found["missing"] = sorted(wanted.values())
+                group = state.weight.get("group_size", state.weight.get("blocksize", 0))
+                found["layers"][state.name] = weight_figures(live, fresh, bf16, group)
+    found["missing"] = sorted(state.name for state in wanted.values())
     return found
 
 
-def _read(directory: Path, wanted: dict[str, str]) -> Generator[tuple[str, Tensor], None, None]:
-    """The `wanted` tensors of all files, which are taken out of it, by the layer's name."""
+def _read(
+    directory: Path, wanted: dict[str, LayerState], device: torch.device
+) -> Generator[tuple[LayerState, Tensor], None, None]:
+    """The `wanted` tensors of all files, which are taken out of it, with their layers."""
     from safetensors import safe_open
+
+    def copied(file: Any, name: str) -> Tensor:
+        # it is mapped into memory: what reads the disk is the copy, and a GPU takes pinned memory at once
+        tensor: Tensor = file.get_tensor(name)
+        return tensor.pin_memory() if device.type == "cuda" else tensor.clone()
 
     for path in sorted(directory.glob("*.safetensors")):
         # the threads end before what they read is closed
@@ -69,14 +145,8 @@ def _read(directory: Path, wanted: dict[str, str]) -> Generator[tuple[str, Tenso
             begun: list[tuple[str, Future[Tensor]]] = []
             while True:
                 ahead = islice(names, READING - len(begun))
-                begun += [(name, pool.submit(_copied, file, name)) for name in ahead]
+                begun += [(name, pool.submit(copied, file, name)) for name in ahead]
                 if not begun:
                     break
                 name, reading = begun.pop(0)
                 yield wanted.pop(bare(name)), reading.result()
-
-
-def _copied(file: Any, name: str) -> Tensor:
-    # it is mapped into memory: what reads the disk is the copy
-    tensor: Tensor = file.get_tensor(name).clone()
-    return tensor

@@ -19,6 +19,7 @@ from ernie_qa.recipe import Recipe
 from ernie_qa.toml_input import Table, did_you_mean, read_json
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from torch.nn import Module
 
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "ernie_qa.quantizers"
-_SHARED = ("layers", "saving", "sdnq_layers", "watching")
+_SHARED = ("bitsandbytes_layers", "layers", "saving", "sdnq_layers", "watching")
 """What stands beside the quantizers and is none."""
 
 
@@ -143,12 +144,13 @@ class Quantizer(Protocol):
     def describe(self, module: "Module", options: Mapping[str, Any]) -> tuple[LayerState, ...]:
         """Every layer that is or could be quantized. Call it before the first forward."""
 
-    def weights(
-        self, layer: "Module", bf16: "Tensor", options: Mapping[str, Any]
-    ) -> "tuple[Tensor, Tensor] | None":
-        """The weight [out, in] of one quantized layer in float32, and what the quantizer's own code makes
-        with `options` of `bf16`, the model's own; both on the device of `bf16`. None for a layer that is no
-        Linear. Leaves `layer` as it is."""
+    def weight(self, layer: "Module", shape: tuple[int, ...], device: "torch.device") -> "Tensor | None":
+        """The weight of one quantized layer in float32 on that device, as its numbers say, no matter how it
+        runs; as `shape`, [out, in], if it fits. None for a layer that is no Linear. Leaves `layer` alone."""
+
+    def fresh_weight(self, layer: "Module", bf16: "Tensor", options: Mapping[str, Any]) -> "Tensor":
+        """What the quantizer's own code makes with `options` of `bf16` [out, in], the model's own weight of
+        that `layer`: in float32, on its device. Leaves `layer` as it is."""
 
     def watch(self, module: "Module") -> AbstractContextManager[Watching]:
         """Count what the layers run for as long as the context is open."""

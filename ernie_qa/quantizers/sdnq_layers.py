@@ -29,18 +29,22 @@ def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ..
     )
 
 
-def weights(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """The layer's weight and the one that SDNQ makes of `bf16`, in float32; None for what is no Linear."""
+def weight(layer: Any, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+    """The layer's weight in float32; None for what is no Linear."""
     if layer.original_class.__name__ != "Linear":
         return None
-    live = _dequantized(layer, bf16.device)
+    live = _dequantized(layer, device)
     # stored turned though its switch says otherwise: how it runs is another rung's to say
-    turned = live.shape != bf16.shape and live.shape == bf16.shape[::-1]
+    turned = live.shape != shape and live.shape == shape[::-1]
+    return live.T.contiguous() if turned else live
+
+
+def fresh_weight(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """The weight in float32 that SDNQ makes of `bf16`."""
     # what runs without the kernel has other groups in some types; whether it may is `describe`'s to say
     same_groups = {**options, "group_size": layer.sdnq_dequantizer.group_size or -1}
     with _given_factors(layer, bf16):
-        fresh = _dequantized(made(bf16.clone(), same_groups), bf16.device)
-    return live.T.contiguous() if turned else live, fresh
+        return _dequantized(made(bf16.clone(), same_groups), bf16.device)
 
 
 @contextmanager

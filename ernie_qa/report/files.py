@@ -38,7 +38,8 @@ def check_directory(directory: Path) -> None:
 def document(session: Session) -> dict[str, Any]:
     """All verdicts as JSON values, each beside the hash of the record that it judges.
 
-    A recipe that `broke` off has no verdict, and all of them together are then no pass.
+    A recipe that `broke` off, or that an interruption left `unfinished`, has no verdict, and all of them
+    together are then no pass.
     """
     return {
         "schema": SCHEMA,
@@ -48,6 +49,7 @@ def document(session: Session) -> dict[str, Any]:
         "seeds": session.plan.suite.seeds,
         "device": session.plan.device,
         "broke": session.broken,
+        "unfinished": session.unfinished,
         "verdicts": [
             {
                 "recipe": outcome.verdict.recipe,

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import Tracked
-from ernie_qa.errors import UnavailableError
 from ernie_qa.fidelity.weights import misfits
 from ernie_qa.models.checkpoint import pickles, tensor_bytes
-from ernie_qa.quantizers import find_quantizer, quantizer_names, stored_quantization
+from ernie_qa.models.foreign import foreign
+from ernie_qa.quantizers import stored_quantization
 from ernie_qa.quantizers.layers import (
     LayerState,
     byte_faults,
@@ -30,7 +29,6 @@ from ernie_qa.quantizers.layers import (
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.nn import Module
 
     from ernie_qa.baseline.pictures import Pictures
@@ -95,17 +93,10 @@ def _weights(arm: Arm, name: str, module: Module) -> dict[str, Any]:
     seen = arm.seen(name)
     if stored_quantization(arm.model.path / name) is not None:
         return {"why": "the model directory is quantized itself: pass BF16's, and this one as its artifact"}
-    groups = {
-        state.name: state.weight.get("group_size", state.weight.get("blocksize", 0))
-        for state in seen.states
-        if state.quantized
-    }
-
-    def requantize(layer: Module, bf16: Tensor) -> tuple[Tensor, Tensor] | None:
-        return seen.quantizer.weights(layer, bf16, seen.options)
-
+    states = [state for state in seen.states if state.quantized]
+    device = pipe._execution_device
     try:
-        return requantized(module, groups, arm.model.path / name, pipe._execution_device, requantize)
+        return requantized(module, states, arm.model.path / name, device, seen.quantizer, seen.options)
     except (AttributeError, ImportError, TypeError) as moved:
         # names inside the quantizer's package: another release may have renamed them
         why = f"{seen.quantizer.NAME} cannot quantize a weight again: {type(moved).__name__}: {moved}"
@@ -141,43 +132,8 @@ def _component(arm: Arm, name: str, module: Module) -> dict[str, Any]:
         "memory": dict(memory),
         # how a call runs is the next rung's
         "layers": grouped(replace(state, runtime={}) for state in states),
-        "foreign": [] if quantizer_name else _foreign(module),
+        "foreign": [] if quantizer_name else foreign(module),
     }
-
-
-def _foreign(module: Module) -> list[str]:
-    """The layers that are not plain BF16 though the recipe leaves the component alone: of a quantizer's own
-    class, or holding a tensor that a BF16 model has not, which is then named with its type."""
-    packages: set[str] = set()
-    for name in quantizer_names():
-        # what cannot be imported made no layer here
-        with suppress(UnavailableError):
-            packages.update(find_quantizer(name).PACKAGES)
-    found = []
-    for name, layer in module.named_modules():
-        if type(layer).__module__.partition(".")[0] in packages:
-            found.append(f"{name} ({type(layer).__name__})")
-        elif odd := _odd_tensor(layer):
-            found.append(f"{name}.{odd}".lstrip("."))
-    return found
-
-
-def _odd_tensor(layer: Module) -> str:
-    """The first of the layer's own tensors that no BF16 model holds, and its type; empty if there is none."""
-    import torch
-
-    # float32 tables of a rotary embedding, counters and masks are a plain model's too
-    plain = {torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.bool}
-    for tensors, dtypes in ((layer._parameters, {torch.bfloat16}), (layer._buffers, plain)):
-        for name, tensor in tensors.items():
-            if tensor is None:
-                continue
-            # torchao and quanto pack weights into classes of their own, which say that they are BF16
-            if type(tensor.data) is not torch.Tensor:
-                return f"{name} ({type(tensor.data).__name__})"
-            if tensor.dtype not in dtypes:
-                return f"{name} ({dtype_name(tensor.dtype)})"
-    return ""
 
 
 def _unchanged(arm: Arm) -> dict[str, dict[str, Any]]:
@@ -324,6 +280,8 @@ def _weights_check(component: str, found: Mapping[str, Any]) -> Check:
         passed += f", {len(found['layers'])} but for rounding"
     if found["other"]:
         passed += f"; {found['other']} that are no Linear are not compared"
+    if found.get("before"):
+        passed += "; their bits were compared before"
     check = _check("weights", component, fault if wrong else "", passed)
     return replace(check, measured=wrong[0][0], limit=1.0, unit="of its bound") if wrong else check
 

@@ -307,7 +307,7 @@ def test_a_file_that_breaks_off_is_not_left_behind(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(reading.json, "dump", full)
+    monkeypatch.setattr(json, "dump", full)
     assert reading.read(SOME, BY) == BOTH
     assert [path for path in own_cache.rglob("*") if path.is_file()] == []
 

@@ -1,12 +1,19 @@
 """A quantized weight beside the one that its quantizer makes: what rounding does, and what it cannot."""
 
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ernie_qa.fidelity.weights import misfits, weight_figures
+from ernie_qa.fidelity import weights
+from ernie_qa.fidelity.weights import misfits, sum_of_bits, weight_figures
+from ernie_qa.models import unchanged
 from ernie_qa.models.requantized import requantized
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quantizers import checked_options, find_quantizer
@@ -92,45 +99,100 @@ def test_a_row_of_zeros_and_scales_that_are_all_alike_divide_by_nothing() -> Non
     assert weight_figures(alike.float(), alike.float(), alike, GROUP)["spread"] == 0
 
 
+def pair(layer: Any, plain: torch.Tensor, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """An SDNQ layer's weight, and the one made of `plain`."""
+    sdnq = find_quantizer("sdnq")
+    live = sdnq.weight(layer, tuple(plain.shape), plain.device)
+    assert live is not None
+    return live, sdnq.fresh_weight(layer, plain, options)
+
+
 @pytest.mark.parametrize("recipe", ["sdnq-int8", "sdnq-uint4-static", "bnb-nf4"])
 def test_what_was_just_loaded_is_the_same_to_the_bit_also_after_it_ran(tiny_model: Path, recipe: str) -> None:
     wanted = find_recipe(recipe)
     pipe: Any = load_pipeline(tiny_model, wanted, "cpu")
     quantizer = find_quantizer(wanted.components["pe"])
     options = checked_options(wanted)[quantizer.NAME]
-    groups = {
-        state.name: int(state.weight.get("blocksize", state.weight.get("group_size", 0)))
-        for state in quantizer.describe(pipe.pe, options)
-        if state.quantized
-    }
+    states = [state for state in quantizer.describe(pipe.pe, options) if state.quantized]
 
     def compared() -> dict[str, Any]:
-        return requantized(
-            pipe.pe,
-            groups,
-            tiny_model / "pe",
-            torch.device("cpu"),
-            lambda layer, bf16: quantizer.weights(layer, bf16, options),
-        )
+        return requantized(pipe.pe, states, tiny_model / "pe", torch.device("cpu"), quantizer, options)
 
-    found = compared()
-    assert groups
-    assert found == {"same": len(groups), "layers": {}, "missing": [], "other": 0}
+    assert states
+    assert compared() == {"same": len(states), "layers": {}, "missing": [], "other": 0, "before": False}
     with torch.no_grad():
         pipe.pe(input_ids=torch.arange(1, 41)[None], use_cache=False)
     # a CPU with AVX512-BF16 has repacked NF4 by then
     assert list(misfits(compared()["layers"])) == []
     assert compared()["missing"] == []
-    absent = {**groups, "nowhere": 0}
-    groups = absent
+    states.append(replace(states[0], name="nowhere"))
     assert compared()["missing"] == ["nowhere"]
+
+
+@pytest.mark.parametrize("recipe", ["sdnq-uint4-static", "bnb-nf4"])
+def test_the_same_weights_are_not_compared_twice_and_a_refusal_always_is(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    monkeypatch.setenv("ERNIE_QA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(unchanged, "SMALL", 0)
+    wanted = find_recipe(recipe)
+    quantizer = find_quantizer(wanted.components["pe"])
+    options = checked_options(wanted)[quantizer.NAME]
+
+    def compared(damage: float = 1.0) -> dict[str, Any]:
+        # NF4's layers are repacked by some CPUs when they run: each time as they were loaded
+        pipe: Any = load_pipeline(model, wanted, "cpu")
+        states = [state for state in quantizer.describe(pipe.pe, options) if state.quantized]
+        layer = pipe.pe.get_submodule(states[0].name)
+        if quantizer.NAME == "sdnq":
+            layer.scale.data.mul_(damage)
+        else:
+            layer.weight.quant_state.state2.absmax.mul_(damage)
+        return requantized(pipe.pe, states, model / "pe", torch.device("cpu"), quantizer, options)
+
+    first = compared()
+    assert not first["before"]
+    assert compared() == {**first, "before": True}
+    for _ in range(2):
+        found = compared(1.02)
+        assert not found["before"]
+        assert list(misfits(found["layers"]))
+    assert compared()["before"]
+    # what was written anew may hold other weights
+    stored = next((model / "pe").glob("*.safetensors"))
+    os.utime(stored, ns=(0, stored.stat().st_mtime_ns + 1))
+    assert not compared()["before"]
+    for file in (tmp_path / "cache" / "weights").rglob("*.json"):
+        file.write_text("{")
+    assert compared() == first
+
+
+@given(st.integers(0, 96 * 256 - 1), st.integers(0, 31), st.integers(1, 96 * 256 - 1))
+def test_a_sum_of_bits_tells_one_bit_and_two_places(at: int, bit: int, apart: int) -> None:
+    plain = torch.randn(96 * 256, generator=torch.Generator().manual_seed(3))
+    flipped = plain.clone()
+    flipped.view(torch.int32)[at] ^= torch.tensor(1 << bit).to(torch.int32)
+    other = (at + apart) % len(plain)
+    swapped = plain.clone()
+    swapped[[at, other]] = plain[[other, at]]
+    sums = {sum_of_bits(one) for one in (plain, flipped, swapped)}
+    assert len(sums) == 3 - bool(plain[at] == plain[other])
+
+
+def test_a_sum_of_bits_is_the_same_in_pieces_and_of_a_turned_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = weight().float()
+    whole = sum_of_bits(wide)
+    monkeypatch.setattr(weights, "_AT_ONCE", 1000)
+    assert sum_of_bits(wide) == whole == sum_of_bits(wide.T.contiguous().T)
+    assert len(whole) == 16
 
 
 @pytest.mark.parametrize("kernel", [True, False])
 @pytest.mark.parametrize("hadamard", [True, False])
 def test_factors_that_sdnq_draws_at_random_are_the_layer_s_own(kernel: bool, hadamard: bool) -> None:
-    quantizer = find_quantizer("sdnq")
-    quantizer.prepare("cpu")
+    find_quantizer("sdnq").prepare("cpu")
     options = {
         **checked_options(find_recipe("sdnq-uint4-static"))["sdnq"],
         "use_svd": True,
@@ -140,24 +202,17 @@ def test_factors_that_sdnq_draws_at_random_are_the_layer_s_own(kernel: bool, had
     plain = torch.randn(512, 256, generator=torch.Generator().manual_seed(3)).bfloat16()
     layer = made(plain.clone(), options)
     state = torch.random.get_rng_state()
-    pair = quantizer.weights(layer, plain, options)
-    assert pair is not None
-    assert torch.equal(*pair)
+    assert torch.equal(*pair(layer, plain, options))
     assert torch.equal(state, torch.random.get_rng_state())
     layer.scale.mul_(1.02)
-    pair = quantizer.weights(layer, plain, options)
-    assert pair is not None
-    assert list(misfits({"one": weight_figures(*pair, plain, 128)}))
+    assert list(misfits({"one": weight_figures(*pair(layer, plain, options), plain, 128)}))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
 @pytest.mark.parametrize("kernel", [True, False])
 def test_a_layer_that_is_excepted_from_the_kernel_may_have_other_groups(dtype: str, kernel: bool) -> None:
-    quantizer = find_quantizer("sdnq")
-    quantizer.prepare("cpu")
+    find_quantizer("sdnq").prepare("cpu")
     options = {**checked_options(find_recipe("sdnq-int8"))["sdnq"], "weights_dtype": dtype}
     plain = torch.randn(64, 2048, generator=torch.Generator().manual_seed(3)).bfloat16()
     layer = made(plain.clone(), {**options, "use_quantized_matmul": not kernel})
-    pair = quantizer.weights(layer, plain, {**options, "use_quantized_matmul": kernel})
-    assert pair is not None
-    assert torch.equal(*pair)
+    assert torch.equal(*pair(layer, plain, {**options, "use_quantized_matmul": kernel}))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_qa.cache_directory import cache_directory
+from ernie_qa.cache_directory import cache_directory, keep, kept
 from ernie_qa.errors import UnavailableError
 from ernie_qa.fidelity.text.columns import columns
 from ernie_qa.fidelity.text.engines import Engine, rapidocr
 from ernie_qa.fingerprint import version_of
 from ernie_qa.frozen import digest
-from ernie_qa.record import pixels_hash
+from ernie_qa.picture import pixels_hash
 
 if TYPE_CHECKING:
     from ernie_qa.fidelity.metrics import Pixels
@@ -60,14 +57,14 @@ def read(picture: Pixels, by: Reader) -> Reading:
     prepared = (version_of("numpy"), version_of("pillow"))
     key = digest([FORM, pixels_hash(picture), by.finder, sorted(by.versions.values()), prepared])
     path = cache_directory() / "text" / key[:2] / f"{key}.json"
-    if (kept := _kept(path, by)) is not None:
-        return kept
+    if (known := _known(path, by)) is not None:
+        return known
     found = rapidocr.find_lines(_enlarged(picture))
     boxes, lines = [box for box, _ in found], [line for _, line in found]
     reading = Reading(
         lines={engine.NAME: tuple(engine.read(lines)) for engine in by.versions}, columns=columns(boxes)
     )
-    _keep(path, reading)
+    keep(path, asdict(reading))
     return reading
 
 
@@ -82,13 +79,13 @@ def _enlarged(picture: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
-def _kept(path: Path, by: Reader) -> Reading | None:
+def _known(path: Path, by: Reader) -> Reading | None:
     """What was kept there; None where there is nothing that can be used."""
+    held = kept(path)
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
         lines = {engine.NAME: tuple(held["lines"][engine.NAME]) for engine in by.versions}
         chains = tuple(tuple(chain) for chain in held["columns"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
     whole = all(isinstance(line, str) for read in lines.values() for line in read)
     counts = {len(read) for read in lines.values()}
@@ -96,16 +93,3 @@ def _kept(path: Path, by: Reader) -> Reading | None:
     if not whole or len(counts) != 1 or any(at not in places for chain in chains for at in chain):
         return None
     return Reading(lines, chains)
-
-
-def _keep(path: Path, reading: Reading) -> None:
-    # what cannot be kept is read again
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
-            try:
-                json.dump(asdict(reading), file, ensure_ascii=False)
-                file.flush()
-                Path(file.name).replace(path)
-            finally:
-                Path(file.name).unlink(missing_ok=True)

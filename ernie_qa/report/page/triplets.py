@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ernie_qa.record import Picture, Record
+    from ernie_qa.picture import Picture
+    from ernie_qa.record import Record
     from ernie_qa.report.compare import Comparison
     from ernie_qa.report.shown import Shown
     from ernie_qa.suite import Case, Suite
