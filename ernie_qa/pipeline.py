@@ -86,17 +86,31 @@ def load_pipeline(
 
 
 def load_artifact(
-    artifact: Model | str | Path, recipe: Recipe | str | Path, device: str | None = None
+    artifact: Model | str | Path,
+    recipe: Recipe | str | Path,
+    device: str | None = None,
+    *,
+    model: Model | str | Path | None = None,
+    untouched: bool = False,
 ) -> ErnieImagePipeline:
     """Load what `recipe` quantized from `artifact` alone, where the BF16 model is not at hand. Its provenance
-    names the artifact as the model. `device` and errors are those of `load_pipeline`."""
+    names the artifact as the model, unless `model` is said. With `untouched`, nothing is applied after
+    diffusers' own `from_pretrained`. `device` and errors are those of `load_pipeline`."""
     stored, wanted = find_model(artifact), find_recipe(recipe)
+    base = stored if model is None else find_model(model)
     checked_options(wanted)
-    return _opened(stored, wanted, stored, device, False)
+    if base is not stored:
+        check_artifact(base, wanted, stored)
+    return _opened(base, wanted, stored, device, False, untouched)
 
 
 def _opened(
-    found: Model, wanted: Recipe, stored: Model | None, device: str | None, offload: bool
+    found: Model,
+    wanted: Recipe,
+    stored: Model | None,
+    device: str | None,
+    offload: bool,
+    untouched: bool = False,
 ) -> ErnieImagePipeline:
     import torch
 
@@ -116,7 +130,10 @@ def _opened(
     open_window(place)
     began = now(place)
     with told_in_one_line(stored or found):
-        pipe = _load(stored or found, wanted, place, offload)
+        if untouched:
+            pipe = _assemble(stored or found, {}, place, offload)
+        else:
+            pipe = _load(stored or found, wanted, place, offload)
     setattr(pipe, _PROVENANCE, Provenance(found, wanted, now(place) - began, peaks(place), offload, stored))
     return pipe
 

@@ -95,8 +95,12 @@ def plan(
         if recipe.name == REFERENCE and recipe.components:
             raise InputError(f"{recipe.path}: {REFERENCE} is the reference's name; rename this recipe")
     stored = _artifacts(artifacts, chosen)
+    instead = (
+        f", and this one as its artifact: --artifact RECIPE={found.path} with `ernie-qa gate`, "
+        f"--artifact {found.path} with `ernie-qa fits`, --ernie-artifact with pytest"
+    )
     for recipe in chosen:
-        check_artifact(found, recipe, stored.get(recipe.name))
+        check_artifact(found, recipe, stored.get(recipe.name), instead=instead)
     return Plan(
         found,
         cases,

@@ -161,12 +161,22 @@ class Record:
         return values
 
 
+_NO_RECORD = "a directory without a record.json; name one that --report wrote a record to"
+
+
 def load_record(path: str | Path) -> Record:
     """The record in the directory `path`, with every hash checked.
 
-    RecordError if it is missing, of a later schema, damaged, or was edited.
+    RecordError if it is missing, of a later schema, damaged, or was edited, or the directory is that of a
+    report, which holds several.
     """
     path = Path(path)
+    if path.name == "record.json":
+        path = path.parent
+    if path.is_dir() and not (path / "record.json").exists():
+        arms = ", ".join(sorted(str(one.parent) for one in path.glob("*/record.json")))
+        what = f"a directory of several records; name one of {arms}" if arms else _NO_RECORD
+        raise RecordError(one_line(f"{path}: {what}"))
     table = read_json(path / "record.json", RecordError, MAX_JSON_BYTES)
     schema = table.schema(SCHEMA)
     declared = table.text("hash", pattern=SHA256, allowed=SHA256_RULE)

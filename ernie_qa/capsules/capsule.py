@@ -141,6 +141,10 @@ def read_capsule(path: Path) -> Capsule:
     """The capsule in the file `path`, its hash checked and every value of its document. CapsuleError where it
     is none, damaged, edited, too large or of a later schema; nothing of it is run or unpickled."""
     try:
+        if path.is_dir():
+            lying = next(iter(sorted(path.glob("*.capsule"))), None)
+            instead = f"name {lying}" if lying else "name the one file that `capsule export -o` wrote"
+            raise CapsuleError(one_line(f"{path}: a directory, and no capsule; {instead}"))
         if not path.is_file():
             raise CapsuleError(one_line(f"{path}: no such file"))
         with path.open("rb") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from ernie_qa.recipe import Recipe
 
 
+Progress = Callable[[int, int, str], None]
+"""Called with how many steps are done, how many there are, and which one begins."""
+STEPS = ("loading", "hashing", "feeding", "layers")
+"""What a check does, for its progress."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a check came to; `notes` decide nothing."""
@@ -55,13 +61,14 @@ def check(
     recipe: Recipe | str | Path | None = None,
     device: str | None = None,
     steps: int | None = None,
+    progress: Progress = lambda done, total, what: None,
 ) -> Answer:
     """Whether `model` runs here as what `capsule` says was published.
 
     `model` is the published artifact, or a BF16 model that `recipe` quantizes in memory. With `steps` no case
     is drawn further than that. ErnieQAError where something is wrong or missing.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     found, place = find_model(model), device or visible_device()
     methods = {name: stored_method(found, name) for name in found.components}
     if recipe is None and not any(methods.values()):
@@ -72,17 +79,24 @@ def check(
     if recipe is not None and any(methods.values()):
         raise InputError(f"{found.path}: is quantized already: --recipe is for a BF16 model")
     wanted = capsule.recipe if recipe is None else find_recipe(recipe)
-    if recipe is None and (wrong := _stored_otherwise(capsule, methods)):
-        return Answer(tuple(wrong), (), time.perf_counter() - began)
+    if recipe is None and (wrong := stored_otherwise(capsule, methods)):
+        return Answer(tuple(wrong), (), time.perf_counter() - start)
     compile_cache.keep(place)
+
+    def began(what: str) -> None:
+        progress(STEPS.index(what), len(STEPS), what)
+
     with hushed():
+        began("loading")
         pipe = load_artifact(found, wanted, place) if recipe is None else load_pipeline(found, wanted, place)
-        findings, notes = compared(capsule, pipe, steps=steps)
-    return Answer(findings, (*_files(capsule, found, recipe is None), *notes), time.perf_counter() - began)
+        findings, notes = compared(capsule, pipe, steps=steps, began=began)
+    progress(len(STEPS), len(STEPS), "done")
+    return Answer(findings, (*_files(capsule, found, recipe is None), *notes), time.perf_counter() - start)
 
 
-def _stored_otherwise(capsule: Capsule, methods: Mapping[str, str | None]) -> list[Finding]:
-    """The components that are stored quantized otherwise than published; such a model is not loaded."""
+def stored_otherwise(capsule: Capsule, methods: Mapping[str, str | None]) -> list[Finding]:
+    """The components that are stored quantized otherwise than published; such a model is not loaded.
+    `methods` maps each component to what quantized it, see `stored_method`."""
     found = []
     for name, method in methods.items():
         published = capsule.recipe.components.get(name)
@@ -94,11 +108,15 @@ def _stored_otherwise(capsule: Capsule, methods: Mapping[str, str | None]) -> li
 
 
 def compared(
-    capsule: Capsule, pipe: ErnieImagePipeline, *, steps: int | None = None
+    capsule: Capsule,
+    pipe: ErnieImagePipeline,
+    *,
+    steps: int | None = None,
+    began: Callable[[str], None] = lambda what: None,
 ) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
     """What a live pipeline that nobody has run yet is and gives beside `capsule`, and what else is to know.
 
-    The pipeline is one of `load_pipeline` or `load_artifact`.
+    The pipeline is one of `load_pipeline` or `load_artifact`. `began` is told each of `STEPS` after loading.
     """
     import torch
     from safetensors.torch import load
@@ -113,14 +131,17 @@ def compared(
     if origin.recipe.hash != capsule.recipe.hash:
         said = f"recipe {origin.recipe.name} is not what {capsule.recipe.name} was when it was published"
         findings.append(Finding(None, "recipe", Status.FAIL, said))
+    began("hashing")
     parts = parts_of(pipe, origin.recipe, origin.artifact or origin.model)
     findings += same_parts(capsule, parts, here)
     exact = exact_int8(place)
     tape = dict(sorted(load(capsule.content).items()))
     try:
         _check_ids(execution, tape)
+        began("feeding")
         with counted(pipe, parts):
             made = answered(pipe, capsule.suite, tape, capsule.words, steps=steps)
+        began("layers")
         # few rows run no kernel, and are not to be counted
         made |= layers_answered(pipe, tape)
         found = [

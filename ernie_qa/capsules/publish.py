@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +19,11 @@ from ernie_qa.drawing import draw
 from ernie_qa.errors import CapsuleError, InputError, ModelError
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.frozen import Frozen, freeze
+from ernie_qa.models.artifact import check_artifact, check_sizes_of, check_stored
 from ernie_qa.models.find import find_model, vae_scale_factor
 from ernie_qa.pipeline import load_artifact, load_pipeline, provenance
 from ernie_qa.plan import visible_device
+from ernie_qa.quantizers import checked_options
 from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.record import load_record
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
     from ernie_qa.recipe import Recipe
     from ernie_qa.suite import Suite
 
+Progress = Callable[[int, int, str], None]
+"""Called with how many steps are done, how many there are, and which one begins."""
+STEPS = ("BF16", "loading", "hashing", "feeding", "figures")
+"""What an export does, for its progress."""
 ROOM = 2 * 10**6
 """Bytes of a capsule that are left to its document and header: hashes, states and figures of 1000 layers."""
 
@@ -63,6 +69,7 @@ def export(
     device: str | None = None,
     cases: int = CASES,
     most: int = MAX_BYTES - ROOM,
+    progress: Progress = lambda done, total, what: None,
 ) -> Capsule:
     """A capsule of what `recipe` makes of a model: of `artifact`, or of the BF16 model quantized in memory.
 
@@ -76,24 +83,42 @@ def export(
     wanted, place = find_recipe(recipe), device or visible_device()
     if not wanted.components:
         raise InputError(f"recipe {wanted.name} quantizes nothing: there is nothing to publish beside BF16")
+    checked_options(wanted)
+    found = None if artifact is None else find_model(artifact)
+    if found is not None:
+        check_stored(found, wanted)
     compile_cache.keep(place)
+
+    def began(what: str) -> None:
+        progress(STEPS.index(what), len(STEPS), what)
+
     with hushed():
-        teaching = _recorded(bf16, suite) if _is_record(bf16) else _drawn(bf16, suite, place, cases)
-        tape = first_steps(load(teaching.trajectories.content()))
-        if teaching.model is not None:
-            pipe = load_pipeline(teaching.model, wanted, place, artifact=artifact)
-        elif artifact is not None:
-            pipe = load_artifact(artifact, wanted, place)
+        began("BF16")
+        if _is_record(bf16):
+            teaching = _recorded(bf16, suite)
+            _check_published(bf16, teaching.model, wanted, found)
         else:
-            raise InputError(f"{bf16}: a record holds no model: name the published artifact after it")
+            model = find_model(bf16)
+            _check_published(bf16, model, wanted, found)
+            teaching = _drawn(model, suite, place, cases)
+        tape = first_steps(load(teaching.trajectories.content()))
+        began("loading")
+        if teaching.model is not None:
+            pipe = load_pipeline(teaching.model, wanted, place, artifact=found)
+        else:
+            assert found is not None
+            pipe = load_artifact(found, wanted, place)
         origin = provenance(pipe)
         assert origin is not None
         stored = origin.artifact or origin.model
+        began("hashing")
         parts = parts_of(pipe, wanted, stored)
+        began("feeding")
         with counted(pipe, parts):
             made = answered(pipe, teaching.suite, tape, teaching.words)
         made |= layers_answered(pipe, tape)
         _must_be_bf16s(tape, made)
+        began("figures")
         figures = replayed(
             pipe, teaching.suite, teaching.trajectories, len(tape), teaching.words, lambda case, seconds: None
         )
@@ -123,12 +148,27 @@ def export(
         left_out=left_out,
         content=save(kept),
     )
+    progress(len(STEPS), len(STEPS), "done")
     # read once more, so that nothing is written that nobody could read
     return parse_capsule(capsule.packed(), "the capsule")
 
 
+def _check_published(bf16: str, model: Model | None, recipe: Recipe, artifact: Model | None) -> None:
+    """All that is wrong with what is published as far as its files say: before anything is drawn."""
+    if model is not None:
+        check_artifact(model, recipe, artifact, instead=", and this one after it")
+        if artifact is not None:
+            check_sizes_of(model, artifact)
+    elif artifact is None:
+        raise InputError(f"{bf16}: a record holds no model: name the published artifact after it")
+
+
 def _is_record(text: str) -> bool:
-    return (Path(text) / "record.json").is_file()
+    """Whether it is no model's directory but a record's, or one of several, which `load_record` refuses."""
+    place = Path(text)
+    if (place / "model_index.json").is_file():
+        return False
+    return (place / "record.json").is_file() or any(place.glob("*/record.json"))
 
 
 def _recorded(directory: str, suite: str | None) -> _Teaching:
@@ -150,9 +190,8 @@ def _recorded(directory: str, suite: str | None) -> _Teaching:
     return _Teaching(record.trajectories, found, written(record), model, record.model)
 
 
-def _drawn(name: str, suite: str | None, place: str, cases: int) -> _Teaching:
+def _drawn(model: Model, suite: str | None, place: str, cases: int) -> _Teaching:
     """Draw the first cases with BF16."""
-    model = find_model(name)
     wanted = suite or model.suite
     if wanted is None:
         raise InputError(f"{model.path}: no ernie_qa.json here names a suite for this model; say which one")

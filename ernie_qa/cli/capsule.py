@@ -113,15 +113,18 @@ def _export(options: argparse.Namespace) -> int:
         raise CapsuleError(f"{options.output.parent}: no such directory")
     from ernie_qa.capsules.capsule import machine_in_words
     from ernie_qa.capsules.publish import export
+    from ernie_qa.cli.bar import progress_bar
 
-    capsule = export(
-        options.bf16,
-        options.recipe,
-        artifact=options.artifact,
-        suite=options.suite,
-        device=options.device,
-        cases=options.cases,
-    )
+    with progress_bar("step") as progress:
+        capsule = export(
+            options.bf16,
+            options.recipe,
+            artifact=options.artifact,
+            suite=options.suite,
+            device=options.device,
+            cases=options.cases,
+            progress=progress,
+        )
     try:
         with options.output.open("xb") as file:
             file.write(capsule.content)
@@ -143,11 +146,18 @@ def _check(options: argparse.Namespace) -> int:
     capsule = read_capsule(options.capsule)
     from ernie_qa.capsules.installed import check
     from ernie_qa.capsules.told import document, lines
+    from ernie_qa.cli.bar import progress_bar
 
     try:
-        answer = check(
-            capsule, options.model, recipe=options.recipe, device=options.device, steps=options.steps
-        )
+        with progress_bar("step") as progress:
+            answer = check(
+                capsule,
+                options.model,
+                recipe=options.recipe,
+                device=options.device,
+                steps=options.steps,
+                progress=progress,
+            )
     except UnavailableError as problem:
         import sys
 

@@ -27,8 +27,7 @@ def _explain(options: argparse.Namespace) -> int:
     from ernie_qa.record import load_record
     from ernie_qa.report.components import explained
 
-    given = options.record
-    record = load_record(given.parent if given.name == "record.json" else given)
+    record = load_record(options.record)
     for line in explained(record, whole=options.all):
         print(line)
     return 0

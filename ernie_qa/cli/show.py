@@ -6,8 +6,6 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from ernie_qa.errors import InputError
-
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -29,11 +27,7 @@ def _show(options: argparse.Namespace) -> int:
     from ernie_qa.record import load_record
     from ernie_qa.report.record import outline, record_lines
 
-    given = options.record
-    if (given / "verdict.json").is_file():
-        arms = ", ".join(sorted(str(path.parent) for path in given.glob("*/record.json")))
-        raise InputError(f"{given}: a report of several records; name one of {arms or 'none'}")
-    record = load_record(given.parent if given.name == "record.json" else given)
+    record = load_record(options.record)
     for line in record_lines(record):
         print(line)
     if options.all:

@@ -243,8 +243,8 @@ def test_too_large_is_refused_with_what_is_large(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(CapsuleError, match="no such file"):
+    for path, said in ((tmp_path, "a directory, and no capsule"), (tmp_path / "absent", "no such file")):
+        with pytest.raises(CapsuleError, match=said):
             read_capsule(path)
 
 

@@ -89,6 +89,7 @@ def test_an_artifact_has_to_be_there_and_what_the_recipe_says(
     assert "not stored quantized" in refused(planned, ModelError, artifacts=[f"mine={tiny_model}"])
     model = refused(lambda: plan(artifact, [REFERENCE], "mini"), ModelError)
     assert "name the BF16 model as the model, and this one as its artifact" in model
+    assert f"--artifact RECIPE={artifact} with `ernie-qa gate`, --artifact {artifact} with" in model
 
 
 @pytest.mark.parametrize("given", ["mien", ""])
