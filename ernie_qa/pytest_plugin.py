@@ -179,10 +179,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
     plan = run.session.plan
     terminalreporter.write_sep("=", f"ernie_qa: {plan.model.name} on suite {plan.suite.title}, {plan.device}")
-    verdicts = [outcome.verdict for outcome in run.session.outcomes]
     width = config.get_terminal_writer().fullwidth
-    for line in lines(verdicts, colour=terminalreporter.hasmarkup, width=width):
-        terminalreporter.write_line(line)
+    if verdicts := [outcome.verdict for outcome in run.session.outcomes]:
+        for line in lines(verdicts, colour=terminalreporter.hasmarkup, width=width):
+            terminalreporter.write_line(line)
     if run.session.compared:
         terminalreporter.write_line("")
         terminalreporter.write_line(run.session.compared)

@@ -262,7 +262,7 @@ def gather(session: pytest.Session) -> None:
             continue
         if record:
             records[name] = record
-        else:
+        elif session.exitstatus != pytest.ExitCode.INTERRUPTED:
             run.notes.append(exchange.ended(name))
     run.session = session_of(config, host.plan)
     try:
@@ -270,5 +270,5 @@ def gather(session: pytest.Session) -> None:
     except ErnieQAError as error:
         run.notes.append(str(error))
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-    if config.pluginmanager.has_plugin("benchmark"):
+    if run.session.outcomes and config.pluginmanager.has_plugin("benchmark"):
         run.notes.append(NO_TABLE)
