@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.record import Record, load_record
+from ernie_qa.toml_input import one_line
 
 _FOLDERS = ("began", "broke", "records")
 
@@ -38,16 +39,22 @@ class Exchange:
             (self.directory / folder).mkdir(exist_ok=True)
 
     def begin(self, recipe: str) -> None:
-        """Say that this process begins an arm. An arm is begun once: ErnieQAError where it was before."""
+        """Say that this process begins an arm. An arm is begun once: ErnieQAError where it was before, and
+        where nothing can be written."""
+        file = self.directory / "began" / recipe
         try:
-            with (self.directory / "began" / recipe).open("x", encoding="utf-8") as file:
-                file.write(self.worker)
+            with file.open("x", encoding="utf-8") as opened:
+                opened.write(self.worker)
         except FileExistsError:
             raise ErnieQAError(self.ended(recipe)) from None
+        except OSError as problem:
+            raise ErnieQAError(one_line(f"{file}: cannot be written: {problem.strerror}")) from problem
 
     def broke(self, recipe: str, why: str) -> None:
         """Say why the arm that this process began has no record."""
-        (self.directory / "broke" / recipe).write_text(why, encoding="utf-8")
+        # the error itself is raised as well
+        with suppress(OSError):
+            (self.directory / "broke" / recipe).write_text(why, encoding="utf-8")
 
     def keep(self, recipe: str, record: Record) -> None:
         """Leave the record of the arm that this process began. RecordError where it cannot be written."""

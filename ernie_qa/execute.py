@@ -268,8 +268,8 @@ class Session:
         record = self._guarded(recipe, lambda: self._observing.finish())
         self._drop()
         self._progress(recipe.name, len(self.plan.suite.cases), len(self.plan.suite.cases))
-        if self._exchange:
-            self._exchange.keep(recipe.name, record)
+        if exchange := self._exchange:
+            self._guarded(recipe, lambda: exchange.keep(recipe.name, record))
         return record
 
     def _observation(self, recipe: Recipe, reference: Record | None) -> Observation:

@@ -105,8 +105,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not is_worker(config):
             raise
         # raised here it would end the worker, and xdist would start another
-        tell(config, {}, "", str(error))
-        items.clear()
+        run.error = str(error)
+        if tell(config, {}, "", run.error):
+            items.clear()
 
 
 def _make_ready(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:
@@ -118,10 +119,10 @@ def _make_ready(config: pytest.Config, run: Run, items: list[pytest.Item]) -> No
     if len(devices) > 1:
         raise pytest.UsageError("-m selects gates on the CPU and on the GPU; run them one after the other")
     for device in devices:
-        run.error = refusal(config, device) or ""
-        if not run.error:
-            run.session = session_of(config, run.plans[device], exchange_of(config))
-            tell(config, {test: arm.recipe.name for test, arm in gates.items()}, device)
+        if why := refusal(config, device):
+            raise pytest.UsageError(why)
+        run.session = session_of(config, run.plans[device], exchange_of(config))
+        tell(config, {test: arm.recipe.name for test, arm in gates.items()}, device)
 
 
 def _draw_first(items: list[pytest.Item]) -> None:

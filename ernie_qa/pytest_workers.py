@@ -85,12 +85,15 @@ def refusal(config: pytest.Config, device: str) -> str | None:
     return UNPINNED if device == "cuda" and not share["gpu"] and share["among"] > 1 else None
 
 
-def tell(config: pytest.Config, gates: Mapping[str, str], device: str, error: str = "") -> None:
+def tell(config: pytest.Config, gates: Mapping[str, str], device: str, error: str = "") -> bool:
     """Tell the controller which recipe each test of this worker's collection is about, by the test's id, or
-    what is wrong with the options."""
-    if exchange := exchange_of(config):
-        found = {"gates": dict(gates), "device": device, "error": error}
-        (exchange.directory / f"{exchange.worker}.json").write_text(json.dumps(found), encoding="utf-8")
+    what is wrong with the options. Returns whether there is a controller that listens."""
+    exchange = exchange_of(config)
+    if exchange is None:
+        return False
+    found = {"gates": dict(gates), "device": device, "error": error}
+    (exchange.directory / f"{exchange.worker}.json").write_text(json.dumps(found), encoding="utf-8")
+    return True
 
 
 def _share(config: pytest.Config) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def _on_gpus(config: pytest.Config) -> bool:
     return devices_of(config) == ("cuda",)
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """With `-m gpu -n auto` a worker a GPU, and no more than there are recipes; else what xdist says."""
     if not (concerned(config) and _on_gpus(config)):

@@ -233,6 +233,7 @@ def test_turns() -> None:
         (["--dist=each", "--ernie-model=mini"], "--dist each"),
         (["--tx=2*ssh=nowhere", "--ernie-model=mini", "-d"], "--tx ssh=nowhere"),
         (["-m", "gpu", "-n3", "--ernie-model=mini"], "3 workers for 2 GPUs"),
+        (["-m", "gpu and not slow", "--ernie-model=mini"], "only `-m gpu` alone gives each worker a GPU"),
     ],
 )
 def test_bad_input_is_one_line(gated: Gated, tmp_path: Path, options: list[str], said: str) -> None:
