@@ -30,13 +30,13 @@ from ernie_qa.capsules.capsule import MAX_BYTES, Capsule, machine_in_words, read
 from ernie_qa.capsules.installed import compared
 from ernie_qa.capsules.publish import ROOM, export
 from ernie_qa.capsules.sameness import Finding
-from ernie_qa.execute import hushed
 from ernie_qa.faults import Fault, corpus
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.models.artifact import stored_method
 from ernie_qa.models.find import find_model
 from ernie_qa.pipeline import load_artifact, load_pipeline
 from ernie_qa.plan import visible_device
+from ernie_qa.quiet import hushed
 from ernie_qa.verdict import Status, worst
 
 QUANTIZED = {

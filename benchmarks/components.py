@@ -16,11 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 from ernie_qa import compile_cache
-from ernie_qa.execute import hushed
 from ernie_qa.judge import judge
 from ernie_qa.meter import now
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.record import Record
 from ernie_qa.rungs import components

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.store import Baseline, find_baseline
-from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import machine_of
 from ernie_qa.models.find import find_model
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import find_recipe
 from ernie_qa.regression import drift
 from ernie_qa.verdict import worst

@@ -18,8 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from ernie_qa import compile_cache
 from ernie_qa.drawing import warm_up
-from ernie_qa.execute import hushed
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.suite import find_suite
 
 KINDS = (

@@ -21,11 +21,11 @@ from typing import Any
 
 from ernie_qa import compile_cache
 from ernie_qa.drawing import draw, latents
-from ernie_qa.execute import hushed
 from ernie_qa.meter import now
 from ernie_qa.nvml import watching
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.rungs import cost
 from ernie_qa.suite import Case, Suite, find_suite
 

@@ -22,11 +22,11 @@ import torch
 
 from ernie_qa import compile_cache
 from ernie_qa.baseline.store import find_baseline
-from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import machine_of
 from ernie_qa.judge import judge
 from ernie_qa.models.find import find_model
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.record import Record
 from ernie_qa.rungs import cost, rungs

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 
 from ernie_qa import regression
 from ernie_qa.baseline.accepted import Accepted, Figure, Run, figure_of, is_drift
@@ -23,7 +24,10 @@ from ernie_qa.recipe import REFERENCE, Recipe, find_recipe, recipe_names
 from ernie_qa.record import Record
 from ernie_qa.rungs import cost
 from ernie_qa.toml_input import one_line
-from ernie_qa.verdict import Status
+from ernie_qa.verdict import Check, Status
+
+LONGEST = 120
+"""Characters of one check's message in an error, which is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +178,24 @@ def _check_passes(bundle: Bundle, recipes: Iterable[Recipe]) -> None:
         reference = None if recipe.name == REFERENCE else bundle.reference
         verdict = judge(record, reference, replace(recipe, gates=gates))
         if verdict.status is not Status.PASS:
-            told = verdict.of(verdict.status)
-            why = f"{told[0].label}: {told[0].message}" if told else "nothing was shown"
             raise BaselineError(
                 one_line(
-                    f"{bundle.path / recipe.name}: cannot be accepted, for it does not pass its own limits: "
-                    f"{why}"
+                    f"{bundle.path / recipe.name}: does not pass its own limits: "
+                    f"{_shortly(verdict.of(verdict.status))}; see it with `ernie-qa report`"
                 )
             )
+
+
+def _shortly(checks: Sequence[Check]) -> str:
+    """The first of `checks` with its figures, or with how its message begins, and how many more there are."""
+    if not checks:
+        return "nothing was shown"
+    first, more = checks[0], f" and {len(checks) - 1} more" if len(checks) > 1 else ""
+    if first.measured is not None and first.limit is not None:
+        why = f"measured {first.measured:.4g}, limit {first.limit:.4g} {first.unit}".rstrip()
+    else:
+        why = shorten(first.message, LONGEST, placeholder=" …")
+    return f"{first.label}: {why}{more}"
 
 
 def _moved(bundle: Bundle, baseline: Baseline) -> str:

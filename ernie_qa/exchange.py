@@ -70,6 +70,10 @@ class Exchange:
         """The recipes that somebody began, by name."""
         return tuple(sorted(file.name for file in (self.directory / "began").iterdir()))
 
+    def is_told(self, recipe: str) -> bool:
+        """Whether whoever began the arm left its record, or why there is none."""
+        return any((self.directory / folder / recipe).exists() for folder in ("records", "broke"))
+
     def ended(self, recipe: str) -> str:
         """Why an arm that somebody began, and that nobody is at work on, has no record, in one line."""
         who = (self.directory / "began" / recipe).read_text(encoding="utf-8")

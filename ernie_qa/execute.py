@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import os
 import shlex
-import shutil
-import sys
-import tempfile
 import traceback
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ernie_qa import allocator, compile_cache
 from ernie_qa.baseline.noise import find_noise
 from ernie_qa.baseline.store import find_baseline
+from ernie_qa.broken import forget, release, told
 from ernie_qa.errors import BaselineError, ErnieQAError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import machine_of
@@ -28,6 +23,7 @@ from ernie_qa.judge import judge
 from ernie_qa.meter import require_device
 from ernie_qa.observe import Observation, arm_of
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.suite import more_seeds
 from ernie_qa.verdict import Status, worst
@@ -87,6 +83,7 @@ class Session:
         self._prepared = False
         self._lacking: ErnieQAError | None = None
         self._begun: set[str] = set()
+        self._unfinished: tuple[str, ...] = ()
         self._running: tuple[str, Observation] | None = None
         self._records: dict[str, Record] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -106,15 +103,33 @@ class Session:
 
     @property
     def status(self) -> Status:
-        """What all arms amount to; one that broke off is not comparable."""
+        """What all arms amount to; one that broke off or was not finished is not comparable."""
         found = [outcome.verdict.status for outcome in self.outcomes]
-        return worst([*found, *(Status.NOT_COMPARABLE for _ in self.broken)])
+        return worst([*found, *(Status.NOT_COMPARABLE for _ in (*self.broken, *self.unfinished))])
 
     @property
     def broken(self) -> tuple[str, ...]:
         """The recipes that began and ended in an error: nothing is known of them."""
         running = {self._running[0]} if self._running else set()
         return tuple(sorted(self._begun - set(self._records) - running))
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """The recipes that an interruption left without a verdict, in the order of the plan."""
+        return self._unfinished
+
+    def interrupt(self, wanted: Collection[str] | None = None) -> None:
+        """End the session here: the arm that runs is dropped, what was drawn to its end is judged, and the
+        rest of the recipes `wanted` (all of the plan) is unfinished."""
+        if self._running:
+            self._begun.discard(self._running[0])
+        self._drop()
+        left = [one for one in self.plan.recipes if wanted is None or one.name in wanted]
+        for recipe in left:
+            if recipe.name in self._records:
+                self.outcome(recipe)
+        ended = {*self._outcomes, *self.broken}
+        self._unfinished = tuple(one.name for one in left if one.name not in ended)
 
     @property
     def compared(self) -> str:
@@ -307,12 +322,14 @@ class Session:
             with hushed():
                 return step()
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._begun.discard(recipe.name)
             if self._exchange and isinstance(error, Exception):
-                why = str(error) if isinstance(error, ErnieQAError) else _told(error)
+                why = str(error) if isinstance(error, ErnieQAError) else told(error)
                 self._exchange.broke(recipe.name, why)
-            broke = ErnieQAError(f"{recipe.name} broke off: {_told(error)}")
+            broke = ErnieQAError(f"{recipe.name} broke off: {told(error)}")
             broke.add_note(traceback.format_exc())
-            _forget(error)
+            forget(error)
             self._drop()
             # Triton's errors are plain Exceptions; who interrupts is not stopped
             if isinstance(error, ErnieQAError) or not isinstance(error, Exception):
@@ -323,76 +340,4 @@ class Session:
         if self._running:
             self._running[1].close()
         self._running = None
-        _release(self.plan.device)
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Keep back what libraries write to stderr: bars and warnings, dozens of lines an arm.
-
-    Some of it comes from C++, so the file descriptor is turned away. It is told after all where an error ends
-    the block that ernie_qa did not foresee.
-    """
-    told = False
-    with (
-        tempfile.TemporaryFile() as log,
-        os.fdopen(os.dup(2), "wb") as stderr,
-        warnings.catch_warnings(action="ignore"),
-        _untraced(),
-    ):
-        sys.stderr.flush()
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-            told = True
-        except (ErnieQAError, KeyboardInterrupt):
-            told = True
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr.fileno(), 2)
-            if not told:
-                log.seek(0)
-                shutil.copyfileobj(log, stderr)
-
-
-@contextmanager
-def _untraced() -> Iterator[None]:
-    """Keep other people's handlers off torch's trace of its compiler: pytest hangs one on every logger that
-    exists when a test begins, and torch then writes out every graph that it compiles or finds kept."""
-    trace = logging.getLogger("torch.__trace")
-    handlers = trace.handlers
-    trace.handlers = [one for one in handlers if type(one).__module__.startswith("torch.")]
-    try:
-        yield
-    finally:
-        trace.handlers = handlers
-
-
-def _forget(error: BaseException) -> None:
-    """Take the frames from `error` and from all that led to it: whoever keeps it would keep the pipeline
-    alive in them, and in the closures of their functions, beside the next one."""
-    left, seen = [error], set()
-    while left:
-        one = left.pop()
-        if id(one) not in seen:
-            seen.add(id(one))
-            traceback.clear_frames(one.__traceback__)
-            one.__traceback__ = None
-            left += [more for more in (one.__cause__, one.__context__) if more]
-
-
-def _told(error: BaseException) -> str:
-    """What a library raised, in one line, and where."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    said = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})"
-
-
-def _release(device: str) -> None:
-    """Give back what a dropped pipeline held: modules sit in reference cycles until collected."""
-    gc.collect()
-    if device != "cpu":
-        import torch
-
-        torch.cuda.empty_cache()
+        release(self.plan.device)

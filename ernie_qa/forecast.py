@@ -61,7 +61,7 @@ class Forecast:
     """What a gate would need, all sizes in bytes.
 
     `weights` are the model's in BF16, `available` is what `device` has of memory. Of a model that is not here
-    yet only the download is known, and where that goes.
+    yet only the download is known, and where that goes. `warnings` are the plan's.
     """
 
     model: str
@@ -73,6 +73,7 @@ class Forecast:
     weights: int | None = None
     available: int | None = None
     arms: tuple[Arm, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> tuple[float, float] | None:
@@ -138,6 +139,7 @@ def forecast(
         weights=bf16_bytes(plan.model),
         available=available(torch.device(plan.device)),
         arms=tuple(arm_of(recipe, runs, machine) for recipe, runs in accepted.items()),
+        warnings=plan.warnings,
     )
 
 

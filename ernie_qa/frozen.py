@@ -7,10 +7,14 @@ pickled, and records travel between processes.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 MAX_DEPTH = 32
+SHA256 = re.compile(r"[0-9a-f]{64}")
+"""What `digest` gives."""
+SHA256_RULE = "a sha256, 64 hex digits"
 
 
 class Frozen(Mapping[str, Any]):

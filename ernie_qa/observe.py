@@ -16,9 +16,10 @@ from ernie_qa.errors import ErnieQAError, InputError, ModelError
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.judge import refusal, unsoundness
 from ernie_qa.models.find import Model, find_model
+from ernie_qa.picture import Picture
 from ernie_qa.pipeline import provenance
 from ernie_qa.recipe import Recipe, find_recipe
-from ernie_qa.record import SCHEMA, Ended, Identity, Picture, Record
+from ernie_qa.record import SCHEMA, Ended, Identity, Record
 from ernie_qa.rungs import Arm, Figures, components, cost, rungs
 from ernie_qa.suite import Suite, check_sizes, find_suite
 

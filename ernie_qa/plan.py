@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_qa.errors import InputError
+from ernie_qa.errors import InputError, RecipeError
 from ernie_qa.frozen import Frozen
 from ernie_qa.models.artifact import check_artifact
 from ernie_qa.models.find import find_model, unpinned, vae_scale_factor
+from ernie_qa.models.weights import layer_names
 from ernie_qa.quantizers import checked_options
 from ernie_qa.recipe import REFERENCE, find_recipe, recipe_names
 from ernie_qa.rungs import check_limits
 from ernie_qa.rungs.components import CASES
-from ernie_qa.suite import check_sizes, find_suite
-from ernie_qa.toml_input import did_you_mean
+from ernie_qa.suite import check_sizes, find_suite, suite_names
+from ernie_qa.toml_input import did_you_mean, one_line
 
 if TYPE_CHECKING:
     from ernie_qa.models.find import Model
@@ -45,7 +47,7 @@ class Plan:
     def warnings(self) -> tuple[str, ...]:
         """What a person should know before relying on a verdict, a line each."""
         told = (unpinned(model) for model in (self.model, *self.artifacts.values()))
-        return tuple(line for line in told if line)
+        return (*(line for line in told if line), *_useless(self.model, self.recipes))
 
     @property
     def pictures(self) -> int:
@@ -87,6 +89,7 @@ def plan(
     for recipe in chosen:
         checked_options(recipe)
         check_limits(recipe)
+        _check_suites(recipe, cases)
         if names.count(recipe.name) > 1:
             raise InputError(f"{recipe.path}: two recipes of this run have this name; rename one")
         if recipe.name == REFERENCE and recipe.components:
@@ -103,6 +106,35 @@ def plan(
         frozenset(_named(name, "--offload", [REFERENCE, *names]) for name in offload),
         fed,
     )
+
+
+def _check_suites(recipe: Recipe, suite: Suite) -> None:
+    """RecipeError where `recipe` limits or allows something for a suite that is neither shipped, nor drawn
+    here, nor a file beside the recipe: misspelt, its limits would keep nothing out."""
+    known = {*suite_names(), suite.name}
+    named = [(f"gates.{name}", name) for name in recipe.gates]
+    for index, allowance in enumerate(recipe.allowances):
+        named += [(f"activation.allow[{index}].suites", name) for name in allowance.suites]
+    for place, name in named:
+        if name not in known and not recipe.path.with_name(f"{name}.toml").is_file():
+            shipped = ", ".join(suite_names())
+            raise RecipeError(
+                f"{recipe.path}: {place}: no suite of this name: shipped are {shipped}, this run's is "
+                f"{suite.name}, and no {name}.toml lies beside the recipe{did_you_mean(name, known)}"
+            )
+
+
+def _useless(model: Model, recipes: Iterable[Recipe]) -> Iterator[str]:
+    """The allowances of layers that `model` does not have, a line each."""
+    for recipe in recipes:
+        for allowance in recipe.allowances:
+            component = allowance.layers.partition(".")[0]
+            places = (f"{component}.{name}" for name in layer_names(model, component))
+            if not any(fnmatchcase(place, allowance.layers) for place in places):
+                yield one_line(
+                    f"warning: {recipe.path}: activation.allow: no layer of {model.name} is named as "
+                    f'"{allowance.layers}", so it allows nothing'
+                )
 
 
 def _artifacts(given: Iterable[str], recipes: Iterable[Recipe]) -> dict[str, Model]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Run:
     """What one pytest run gates: a plan a device while tests are collected, one session when they run.
 
-    `notes` are lines for its end.
+    `asked` are the recipes that it has gates of, `notes` lines for its end.
     """
 
     error: str = ""
@@ -30,6 +30,7 @@ class Run:
     bundle: Path | None = None
     plans: dict[str, Plan] = field(default_factory=dict)
     session: Session | None = None
+    asked: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
 

@@ -122,6 +122,7 @@ def _make_ready(config: pytest.Config, run: Run, items: list[pytest.Item]) -> No
         if why := refusal(config, device):
             raise pytest.UsageError(why)
         run.session = session_of(config, run.plans[device], exchange_of(config))
+        run.asked = {arm.recipe.name for arm in gates.values()}
         tell(config, {test: arm.recipe.name for test, arm in gates.items()}, device)
 
 
@@ -147,12 +148,16 @@ def _arm(item: pytest.Item) -> Arm | None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if is_worker(session.config):
         return
     gather(session)
     run = session.config.stash.get(RUN, None)
-    if run is None or run.session is None or not run.session.outcomes:
+    if run is None or run.session is None:
+        return
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        run.session.interrupt(run.asked)
+    if not run.session.outcomes:
         return
     from ernie_qa.errors import ErnieQAError
     from ernie_qa.report.files import save_candidates
@@ -192,6 +197,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(warning)
     if run.session.broken:
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
+    if run.session.unfinished:
+        terminalreporter.write_line(f"interrupted, and not judged: {', '.join(run.session.unfinished)}")
     for note in run.notes:
         terminalreporter.write_line(note)
     if run.unwritten:

@@ -26,6 +26,7 @@ from ernie_qa.pytest_options import OPTIONS, devices_of, plan_of, session_of, se
 if TYPE_CHECKING:
     from ernie_qa.exchange import Exchange
     from ernie_qa.plan import Plan
+    from ernie_qa.record import Record
 
 UNASKED = (
     "under pytest-xdist gates are handed out by recipe, and this run does not say that it has gates: "
@@ -254,24 +255,35 @@ def gather(session: pytest.Session) -> None:
     from ernie_qa.exchange import Exchange
 
     run = config.stash.setdefault(RUN, Run())
+    run.session, run.asked = session_of(config, host.plan), set(host.gates.values())
     exchange = Exchange(host.directory, "controller")
-    records = {}
-    for name in exchange.begun:
-        try:
-            record = exchange.record(name)
-        except ErnieQAError as error:
-            run.notes.append(f"{name}: {error}")
-            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-            continue
-        if record:
-            records[name] = record
-        elif session.exitstatus != pytest.ExitCode.INTERRUPTED:
-            run.notes.append(exchange.ended(name))
-    run.session = session_of(config, host.plan)
+    begun = exchange.begun
+    if session.exitstatus == pytest.ExitCode.INTERRUPTED:
+        # nobody knows how the others would have ended
+        begun = tuple(name for name in begun if exchange.is_told(name))
     try:
-        run.session.adopt(records, exchange.begun, set(host.gates.values()))
+        run.session.adopt(_records(exchange, begun, run.notes), begun, run.asked)
     except ErnieQAError as error:
         run.notes.append(str(error))
+    if run.notes:
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     if run.session.outcomes and config.pluginmanager.has_plugin("benchmark"):
         run.notes.append(NO_TABLE)
+
+
+def _records(exchange: Exchange, begun: Sequence[str], notes: list[str]) -> dict[str, Record]:
+    """What was left of the arms that were begun; why one left nothing that can be read goes to `notes`."""
+    from ernie_qa.errors import ErnieQAError
+
+    found = {}
+    for name in begun:
+        try:
+            record = exchange.record(name)
+        except ErnieQAError as error:
+            notes.append(f"{name}: {error}")
+            continue
+        if record:
+            found[name] = record
+        else:
+            notes.append(exchange.ended(name))
+    return found

@@ -12,14 +12,10 @@ Schemas: 1 (the first).
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import re
 import shutil
-import struct
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,64 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import RecordError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
-from ernie_qa.frozen import digest, freeze, thaw
-from ernie_qa.toml_input import CASE_NAME, SAFE_NAME_RULE, Table, one_line, read_json
+from ernie_qa.frozen import SHA256, SHA256_RULE, digest, freeze, thaw
+from ernie_qa.picture import Picture, read_picture, write_pictures
+from ernie_qa.toml_input import Table, one_line, read_json
 from ernie_qa.trajectories import FILE, Trajectories
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    pass
 
 SCHEMA = 1
-MAX_PIXELS = 64 * 2**20
-"""A picture of more is neither kept nor decoded; Pillow itself would stop at 179 million."""
 MAX_JSON_BYTES = 64 * 2**20
-
-SHA256 = re.compile(r"[0-9a-f]{64}")
-SHA256_RULE = "a sha256, 64 hex digits"
-_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One drawn picture: `png` decodes to `height` × `width` × 3 uint8; `sha256` is over those raw bytes."""
-
-    case: str
-    width: int
-    height: int
-    sha256: str
-    png: bytes
-
-    @classmethod
-    def from_pixels(cls, case: str, pixels: npt.NDArray[np.uint8]) -> Picture:
-        """The picture of [H, W, 3] uint8 RGB `pixels`. ValueError for any other shape, type or case id."""
-        import numpy as np
-        from PIL import Image
-
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-            raise ValueError(f"{case}: pixels are {pixels.dtype} {pixels.shape}, needed is uint8 [H, W, 3]")
-        height, width = pixels.shape[:2]
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"{case}: {width}x{height} is more than the {MAX_PIXELS} pixels a picture may have"
-            )
-        if not CASE_NAME.fullmatch(case):
-            raise ValueError(f"{case!r}: a case's id has {SAFE_NAME_RULE}")
-        raw = np.ascontiguousarray(pixels).tobytes()
-        file = io.BytesIO()
-        Image.frombytes("RGB", (width, height), raw).save(file, "PNG")
-        return cls(case, width, height, pixels_hash(pixels), file.getvalue())
-
-    def entry(self) -> dict[str, Any]:
-        """What a document says of the picture: all but the PNG."""
-        return {"case": self.case, "width": self.width, "height": self.height, "sha256": self.sha256}
-
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """The picture as a new [H, W, 3] uint8 RGB array. RecordError if the PNG is not what was declared."""
-        import numpy as np
-
-        raw = _decode(self.png, self.width, self.height, self.case)
-        return np.frombuffer(bytearray(raw), np.uint8).reshape(self.height, self.width, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,18 +161,6 @@ class Record:
         return values
 
 
-def pixels_hash(pixels: npt.NDArray[np.uint8]) -> str:
-    """The sha256 over the raw bytes of [H, W, 3] uint8 `pixels`: what a picture's `sha256` is."""
-    return hashlib.sha256(pixels.tobytes()).hexdigest()
-
-
-def write_pictures(pictures: Iterable[Picture], directory: Path) -> None:
-    """Write `directory`/pictures/<case>.png, as `read_picture` reads them."""
-    (directory / "pictures").mkdir(parents=True)
-    for picture in pictures:
-        (directory / "pictures" / f"{picture.case}.png").write_bytes(picture.png)
-
-
 def load_record(path: str | Path) -> Record:
     """The record in the directory `path`, with every hash checked.
 
@@ -299,49 +235,3 @@ def read_identity(table: Table) -> Identity:
     identity = Identity(table.text("name"), table.text("hash", pattern=SHA256, allowed=SHA256_RULE))
     table.finish()
     return identity
-
-
-def read_picture(entry: Table, directory: Path) -> Picture:
-    """The picture that `entry` declares, from `directory`/pictures. RecordError if missing or edited."""
-    case = entry.text("case", pattern=CASE_NAME, allowed=SAFE_NAME_RULE)
-    width = entry.integer("width", minimum=1, maximum=MAX_PIXELS)
-    height = entry.integer("height", minimum=1, maximum=MAX_PIXELS // width)
-    sha256 = entry.text("sha256", pattern=SHA256, allowed=SHA256_RULE)
-    entry.finish()
-    file = directory / "pictures" / f"{case}.png"
-    # a PNG of noise is hardly larger than its pixels; one that is twice as large hides something
-    bound = 2 * 3 * width * height + 2**16
-    try:
-        if not file.resolve().is_relative_to(directory.resolve()) or not file.is_file():
-            raise RecordError(one_line(f"{file}: no such picture in the record"))
-        with file.open("rb") as opened:
-            png = opened.read(bound + 1)
-    except OSError as problem:
-        raise RecordError(one_line(f"{file}: cannot be read: {problem.strerror or problem}")) from None
-    if len(png) > bound:
-        raise RecordError(one_line(f"{file}: larger than a picture of {width}x{height} can be"))
-    if hashlib.sha256(_decode(png, width, height, str(file))).hexdigest() != sha256:
-        raise RecordError(one_line(f"{file}: was edited: its pixels do not match the record's sha256"))
-    return Picture(case, width, height, sha256, png)
-
-
-def _decode(png: bytes, width: int, height: int, where: str) -> bytes:
-    """The raw RGB bytes of `png`, whose own header must declare `width` × `height` before it is decoded."""
-    from PIL import Image
-
-    if png[:16] != _PNG_START or len(png) < 26:
-        raise RecordError(one_line(f"{where}: not a PNG file"))
-    found = struct.unpack(">II", png[16:24])
-    if found != (width, height):
-        raise RecordError(
-            one_line(f"{where}: found {found[0]}x{found[1]} pixels, the record says {width}x{height}")
-        )
-    try:
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            if image.mode != "RGB":
-                raise RecordError(
-                    one_line(f"{where}: found a PNG of mode {image.mode}, allowed is RGB of 8 bits")
-                )
-            return image.tobytes()
-    except (OSError, ValueError, SyntaxError, IndexError) as problem:  # Pillow, on short chunks
-        raise RecordError(one_line(f"{where}: a damaged PNG file: {problem}")) from None

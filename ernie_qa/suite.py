@@ -153,6 +153,19 @@ def _decisive(suite: Suite) -> tuple[str, list[tuple[str, ...]]]:
     return suite.hash, [case.text for case in suite.cases]
 
 
+def recorded_suite(name: str, hashed: str, suite: Suite | str | Path | None = None) -> Suite | None:
+    """The suite that a record was drawn from, by the `name` and the hash that it holds: `suite`, or else the
+    shipped one of that name, with as many seeds as were drawn. None where that is another."""
+    try:
+        found = find_suite(name if suite is None else suite)
+    except SuiteError:
+        if suite is not None:
+            raise
+        return None
+    more = more_seeds(hashed, found.hash)
+    return None if more is None else found.with_seeds(found.seeds + more)
+
+
 def check_sizes(suite: Suite, factor: int, model: str) -> None:
     """SuiteError where a width or height is not divisible by `factor`, the pixels that one latent covers."""
     for case in suite.cases:

@@ -10,8 +10,9 @@ import numpy as np
 from ernie_qa.acceptance import Proposal, accept
 from ernie_qa.baseline.bundle import Bundle, load_bundle
 from ernie_qa.frozen import thaw
+from ernie_qa.picture import Picture
 from ernie_qa.recipe import Recipe
-from ernie_qa.record import Picture, Record
+from ernie_qa.record import Record
 
 
 def bundle(directory: Path, records: Mapping[str, Record]) -> Bundle:

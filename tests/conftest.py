@@ -109,3 +109,15 @@ def observed(
     (outcome,) = session
     assert outcome.verdict.status == "pass", str(outcome.verdict)
     return session.plan.recipes[0], session.records
+
+
+@pytest.fixture(scope="session")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Recipe -> the tiny model as it was quantized to a directory, undisturbed."""
+    from ernie_qa.quantize import quantize
+    from tests.quantizing import NF4, QMM
+
+    place = tmp_path_factory.mktemp("whole")
+    for recipe in (QMM, NF4):
+        quantize(tiny_model, recipe, place / recipe, device="cpu")
+    return {recipe: place / recipe for recipe in (QMM, NF4)}

@@ -21,8 +21,8 @@ from typing import Any
 from ernie_qa.baseline.store import NOISE, file_name, locked
 from ernie_qa.errors import BaselineError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
-from ernie_qa.frozen import Frozen, digest
-from ernie_qa.record import SHA256, SHA256_RULE, Identity, ModelIdentity, Record, read_identity, read_model
+from ernie_qa.frozen import SHA256, SHA256_RULE, Frozen, digest
+from ernie_qa.record import Identity, ModelIdentity, Record, read_identity, read_model
 from ernie_qa.suite import more_seeds
 from ernie_qa.toml_input import SAFE_NAME, Table, one_line, read_json
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ernie_qa.errors import BaselineError, RecordError
-from ernie_qa.frozen import digest
-from ernie_qa.record import SHA256, SHA256_RULE, Picture, Record, read_picture
+from ernie_qa.frozen import SHA256, SHA256_RULE, digest
+from ernie_qa.picture import Picture, read_picture
+from ernie_qa.record import Record
 from ernie_qa.toml_input import one_line, read_json
 
 SCHEMA = 1

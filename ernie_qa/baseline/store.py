@@ -23,9 +23,9 @@ from typing import Any
 from ernie_qa.baseline.accepted import Accepted, read_accepted
 from ernie_qa.baseline.pictures import FOLDER, MANIFEST, Pictures, read_pictures
 from ernie_qa.errors import BaselineError
-from ernie_qa.frozen import Frozen, digest
+from ernie_qa.frozen import SHA256, SHA256_RULE, Frozen, digest
+from ernie_qa.picture import write_pictures
 from ernie_qa.recipe import REFERENCE
-from ernie_qa.record import SHA256, SHA256_RULE, write_pictures
 from ernie_qa.toml_input import SAFE_NAME, one_line, read_json
 
 SCHEMA = 1

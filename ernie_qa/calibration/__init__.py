@@ -7,31 +7,30 @@ Every change draws them again and is fed the same. Words are not read: a floor o
 
 from __future__ import annotations
 
-import gc
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from os import environ
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.noise import Moved, Noise
+from ernie_qa.broken import release
 from ernie_qa.calibration.figures import ceiling, definitions, images_of, parts_of
+from ernie_qa.calibration.process import drawn_elsewhere
+from ernie_qa.calibration.steps import Progress, Steps
 from ernie_qa.calibration.subject import Subject, other, subject
 from ernie_qa.changes import Change, changes
 from ernie_qa.drawing import Drawn, draw
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
-from ernie_qa.execute import hushed
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import take_fingerprint
+from ernie_qa.picture import Picture
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
-from ernie_qa.record import SCHEMA, Identity, Picture, Record, load_record
+from ernie_qa.record import SCHEMA, Identity, Record
 from ernie_qa.suite import Suite
 from ernie_qa.toml_input import did_you_mean
 
@@ -40,12 +39,7 @@ if TYPE_CHECKING:
 
     from ernie_qa.fingerprint import Fingerprint
 
-PROCESS_SECONDS = 3600
-"""What another process may take, at most."""
-
-__all__ = ["Result", "Stand", "Subject", "calibrate", "chosen", "stand", "subject"]
-
-Progress = Callable[[str, int, int], None]
+__all__ = ["Result", "Stand", "Subject", "calibrate", "chosen", "sizes", "stand", "subject"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +70,16 @@ def calibrate(
     others = {f"against-{path.resolve().name}": other(path, of) for path in against}
     if len(others) < len(against):
         raise InputError("--against: two directories have one name, which names the change; rename one")
-    steps = [REFERENCE, "other-seeds", *(one.name for one in wanted), *others]
-    done = iter(range(len(steps)))
+    steps = Steps(sizes(of, wanted, others), progress)
     skipped: dict[str, str] = {}
     moved: dict[str, Moved] = {}
 
-    def began(name: str) -> None:
-        progress(name, next(done), len(steps))
-
-    began(REFERENCE)
-    with stand(of) as here:
-        began("other-seeds")
+    steps.begin(REFERENCE)
+    with stand(of, steps) as here:
+        steps.begin("other-seeds")
         top = here.ceiling()
         for one in wanted:
-            began(one.name)
+            steps.begin(one.name)
             if why := one.unless(of.device):
                 skipped[one.name] = why
                 continue
@@ -100,9 +90,9 @@ def calibrate(
             except Exception as error:
                 said = next(iter(str(error).strip().splitlines()), "")
                 skipped[one.name] = f"broke off: {type(error).__name__}: {said}"
-                _release(of.device)
+                release(of.device)
         for name, record in others.items():
-            began(name)
+            steps.begin(name)
             moved[name] = here.beside(record, f"BF16 on {record.fingerprint.gpu or record.fingerprint.cpu}")
         if not moved:
             raise UnavailableError(
@@ -120,25 +110,36 @@ def calibrate(
         return Result(noise, skipped)
 
 
+def sizes(of: Subject, wanted: Sequence[Change] = (), others: Collection[str] = ()) -> dict[str, int]:
+    """How many steps BF16 takes, and each of what follows: what another process drew is fed to the parts here
+    as well."""
+    fed = min(of.teacher_cases, len(of.drawn.cases))
+    drawn = len(of.drawn.cases) * of.pictures + fed
+    found = {REFERENCE: drawn, "other-seeds": drawn}
+    found |= {one.name: drawn + fed * (one.environment is not None) for one in wanted}
+    return found | dict.fromkeys(others, fed)
+
+
 @contextmanager
-def stand(of: Subject) -> Any:
-    """A `Stand` of `of`, whose pipeline is dropped afterwards."""
+def stand(of: Subject, step: Callable[[], None] = lambda: None) -> Any:
+    """A `Stand` of `of`, whose pipeline is dropped afterwards; `step` is called after each of its steps."""
     if of.pictures:
         fetch()
     with hushed():
-        here = Stand(of, load_pipeline(of.model, REFERENCE, of.device))
+        here = Stand(of, load_pipeline(of.model, REFERENCE, of.device), step)
     try:
         yield here
     finally:
         del here
-        _release(of.device)
+        release(of.device)
 
 
 class Stand:
     """BF16's pipeline, and what it draws when nothing is changed: `record`."""
 
-    def __init__(self, of: Subject, pipe: ErnieImagePipeline) -> None:
+    def __init__(self, of: Subject, pipe: ErnieImagePipeline, step: Callable[[], None]) -> None:
         self.of = of
+        self._step = step
         self._pipe: Any = pipe
         self._drawn = self._draw(of.drawn)
         self.record = self._record()
@@ -146,20 +147,23 @@ class Stand:
     def ceiling(self) -> dict[str, float]:
         """How far BF16 is from itself with other seeds, by figure."""
         with hushed():
-            return ceiling(self._pipe, self.of.drawn, self.record, self._draw, self.of.teacher_cases)
+            return ceiling(
+                self._pipe, self.of.drawn, self.record, self._draw, self.of.teacher_cases, self._step
+            )
 
     def under(self, change: Change) -> Moved:
         """How far a `change` moves it."""
         if change.environment is not None:
             began = perf_counter()
-            return self.beside(self._elsewhere(change), change.title, began)
+            record = drawn_elsewhere(self.of, change.environment(), self._step)
+            return self.beside(record, change.title, began)
         assert change.lasting is not None
         began = perf_counter()
         with hushed():
             with contextmanager(change.lasting)(self._pipe):
                 build = self._build()
                 drawn = self._draw(self.of.drawn)
-                parts = parts_of(self._pipe, self.of.drawn, self.record, self.of.teacher_cases)
+                parts = self._parts(self.record)
             found = images_of(drawn, self.record.pictures, self._device) if self.of.pictures else {}
             same = sum(
                 Picture.from_pixels(case, one.pixels).sha256 == picture.sha256
@@ -173,11 +177,14 @@ class Stand:
         """How far it is from what BF16 did elsewhere, or in another process, which `began` then."""
         began = perf_counter() if began is None else began
         with hushed():
-            parts = parts_of(self._pipe, self.of.drawn, record, self.of.teacher_cases)
+            parts = self._parts(record)
             found = images_of(self._drawn, record.pictures, self._device) if self.of.pictures else {}
         theirs = {picture.case: picture.sha256 for picture in record.pictures}
         same = sum(theirs.get(picture.case) == picture.sha256 for picture in self.record.pictures)
         return self._moved(title, found | parts, same, record.fingerprint, perf_counter() - began)
+
+    def _parts(self, record: Record) -> dict[str, float]:
+        return parts_of(self._pipe, self.of.drawn, record, self.of.teacher_cases, self._step)
 
     @property
     def _device(self) -> str:
@@ -190,14 +197,20 @@ class Stand:
         """The pictures of `suite` by case; none where they mean nothing."""
         if not self.of.pictures:
             return {}
+        found = {}
         with hushed():
-            return {case.id: draw(self._pipe, case, suite) for case in suite.cases}
+            for case in suite.cases:
+                found[case.id] = draw(self._pipe, case, suite)
+                self._step()
+        return found
 
     def _record(self) -> Record:
         from ernie_qa.teacher import recorded
 
         with hushed():
             tape = recorded(self._pipe, self.of.drawn, self.of.teacher_cases, {})
+        for _ in self.of.drawn.cases[: self.of.teacher_cases]:
+            self._step()
         return Record(
             schema=SCHEMA,
             created=_now(),
@@ -210,32 +223,6 @@ class Stand:
             reference=None,
             trajectories=tape,
         )
-
-    def _elsewhere(self, change: Change) -> Record:
-        """What a process in the change's environment draws."""
-        assert change.environment is not None
-        of = self.of
-        with tempfile.TemporaryDirectory(prefix="ernie_qa-calibrate-") as directory:
-            place = Path(directory) / "record"
-            command = [sys.executable, "-m", "ernie_qa.cli", "calibrate", str(of.model.path)]
-            command += ["--suite", str(of.suite.path), "--device", of.device, "--record", str(place)]
-            command += ["--cases", str(len(of.drawn.cases)), "--teacher-cases", str(of.teacher_cases)]
-            ended = subprocess.run(
-                command,
-                env={**environ, **change.environment()},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=PROCESS_SECONDS,
-            )
-            if ended.returncode:
-                said = next(iter(ended.stderr.strip().splitlines()[-1:]), f"exit code {ended.returncode}")
-                raise UnavailableError(f"its process ended in an error: {said}")
-            record = load_record(place)
-            # the directory goes, and the tape with it
-            assert record.trajectories is not None
-            tape = type(record.trajectories).from_bytes(record.trajectories.content())
-            return replace(record, trajectories=tape)
 
     def _moved(
         self, title: str, figures: dict[str, float], same: int, changed: Fingerprint, seconds: float
@@ -257,11 +244,3 @@ class Stand:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _release(device: str) -> None:
-    gc.collect()
-    if device != "cpu":
-        import torch
-
-        torch.cuda.empty_cache()

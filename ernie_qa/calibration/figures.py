@@ -17,7 +17,8 @@ from ernie_qa.rungs import components, images
 from ernie_qa.suite import another
 
 if TYPE_CHECKING:
-    from ernie_qa.record import Picture, Record
+    from ernie_qa.picture import Picture
+    from ernie_qa.record import Record
     from ernie_qa.suite import Suite
     from ernie_qa.teacher import Tape
 
@@ -39,14 +40,17 @@ def definitions() -> dict[str, str]:
     return {name: known[metric] for name, metric in named.items() if metric in known}
 
 
-def parts_of(pipe: Any, suite: Suite, record: Record, number: int) -> dict[str, float]:
-    """Every figure of the components rung when `pipe` is fed what `record` holds of the first `number` cases.
+def parts_of(
+    pipe: Any, suite: Suite, record: Record, number: int, step: Callable[[], None]
+) -> dict[str, float]:
+    """Every figure of the components rung when `pipe` is fed what `record` holds of the first `number` cases;
+    `step` is called after each of them.
 
     ErnieQAError where other parts are called, or other ids made: that is no noise.
     """
     if not number or record.trajectories is None:
         return {}
-    figures = replayed(pipe, suite, record.trajectories, number, {}, lambda case, seconds: None)
+    figures = replayed(pipe, suite, record.trajectories, number, {}, lambda case, seconds: step())
     ids = [
         f"{name}: other ids in {', '.join(cases)}" for name, cases in figures["tokenizers"].items() if cases
     ]
@@ -65,9 +69,11 @@ def ceiling(
     record: Record,
     drawing: Callable[[Suite], Mapping[str, Drawn]],
     number: int,
+    step: Callable[[], None],
 ) -> dict[str, float]:
     """How far BF16 is from `record`, its own, with another seed: pictures, and what the transformer and the
-    VAE give. The other parts are fed no seed, and layers have no ceiling."""
+    VAE give; `step` is called after each of the latter. The other parts are fed no seed, and layers have no
+    ceiling."""
     from safetensors.torch import load
 
     from ernie_qa.teacher import record as taped
@@ -82,6 +88,7 @@ def ceiling(
     curves, decoded = {}, []
     for case in suite.cases[:number]:
         other = taped(pipe, others[case.id], suite)
+        step()
         curves[case.id] = _curve(own, case.id, other, others[case.id].id)
         decoded.append(
             difference(other[f"{others[case.id].id}/vae/decoded"], own[f"{case.id}/vae/decoded"])["l2"]

@@ -18,9 +18,9 @@ from typing import Any
 from ernie_qa.capsules.container import MAX_BYTES, pack, unpack
 from ernie_qa.errors import CapsuleError, ErnieQAError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
-from ernie_qa.frozen import Frozen, digest, thaw
+from ernie_qa.frozen import SHA256, SHA256_RULE, Frozen, digest, thaw
 from ernie_qa.recipe import QUANTIZABLE, Recipe
-from ernie_qa.record import SHA256, SHA256_RULE, ModelIdentity, read_model
+from ernie_qa.record import ModelIdentity, read_model
 from ernie_qa.suite import Case, Suite
 from ernie_qa.toml_input import CASE_NAME, SAFE_NAME, SAFE_NAME_RULE, Table, one_line
 

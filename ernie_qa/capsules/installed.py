@@ -15,12 +15,12 @@ from ernie_qa.capsules.nearness import same_answers
 from ernie_qa.capsules.parts import counted, exact_int8, parts_of
 from ernie_qa.capsules.sameness import Finding, lacking, same_kernels, same_parts
 from ernie_qa.errors import CapsuleError, InputError, OutOfMemoryError
-from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import differences, take_fingerprint
 from ernie_qa.models.artifact import stored_method
 from ernie_qa.models.find import find_model
 from ernie_qa.pipeline import load_artifact, load_pipeline, provenance
 from ernie_qa.plan import visible_device
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import find_recipe
 from ernie_qa.verdict import Status, worst
 

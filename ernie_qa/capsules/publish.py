@@ -17,12 +17,12 @@ from ernie_qa.capsules.parts import counted, exact_int8, parts_of
 from ernie_qa.capsules.trimming import first_steps, trimmed
 from ernie_qa.drawing import draw
 from ernie_qa.errors import CapsuleError, InputError, ModelError
-from ernie_qa.execute import hushed
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.frozen import Frozen, freeze
 from ernie_qa.models.find import find_model, vae_scale_factor
 from ernie_qa.pipeline import load_artifact, load_pipeline, provenance
 from ernie_qa.plan import visible_device
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.record import load_record
 from ernie_qa.replay import replayed

@@ -46,7 +46,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Read every accepted figure and picture and check its hash.",
         allow_abbrev=False,
     )
-    verify.add_argument("baselines", type=Path, nargs="?", default=DEFAULT, metavar="DIR", help="(baselines)")
+    _add_baselines(verify)
     verify.add_argument(
         "--finish", action="store_true", help="first complete or clear away what a killed accept left"
     )
@@ -62,19 +62,23 @@ def _add_bundles(parser: argparse.ArgumentParser) -> None:
         help="directory that a run left; several of one model and machine are runs of the same thing, which "
         "show how noisy a figure is (the newest in DIR/candidates)",
     )
-    parser.add_argument(
-        "--baselines",
-        type=Path,
-        default=DEFAULT,
-        metavar="DIR",
-        help="where what is accepted lies (baselines)",
-    )
+    _add_baselines(parser)
     parser.add_argument(
         "--recipe",
         action="append",
         default=[],
         metavar="RECIPE",
         help="only this one, a shipped name or a TOML file; may be repeated (all in the bundle)",
+    )
+
+
+def _add_baselines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--baselines",
+        type=Path,
+        default=DEFAULT,
+        metavar="DIR",
+        help="where what is accepted lies (baselines)",
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from ernie_qa.errors import InputError
 
 if TYPE_CHECKING:
     from ernie_qa.calibration import Result, Subject
+    from ernie_qa.calibration.steps import Progress
     from ernie_qa.changes import Change
 
 
@@ -66,15 +69,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--record", type=Path, metavar="DIR", help="only draw, and leave the record in a new directory"
     )
+    parser.add_argument("--steps", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--list", action="store_true", help="print the changes and draw nothing")
     parser.set_defaults(run=_calibrate)
 
 
 def _calibrate(options: argparse.Namespace) -> int:
     from ernie_qa.baseline.noise import make_noise_room
-    from ernie_qa.calibration import chosen, stand, subject
+    from ernie_qa.calibration import chosen, sizes, stand, subject
+    from ernie_qa.calibration.process import STEP
+    from ernie_qa.calibration.steps import Steps
     from ernie_qa.meter import require_device
     from ernie_qa.plan import visible_device
+    from ernie_qa.recipe import REFERENCE
 
     wanted = chosen(options.change)
     if options.list:
@@ -90,8 +97,18 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.record:
         if options.record.exists():
             raise InputError(f"{options.record}: exists already; name a new directory")
-        with stand(of) as here:
-            here.record.save(options.record)
+        with _bar() as progress:
+            steps = Steps({REFERENCE: sizes(of)[REFERENCE]}, progress)
+            steps.begin(REFERENCE)
+
+            def step() -> None:
+                steps()
+                # who started this process counts them
+                if options.steps:
+                    print(STEP, flush=True)
+
+            with stand(of, step) as here:
+                here.record.save(options.record)
         print(f"BF16 of {of.model.name} is in {options.record}: ernie-qa calibrate --against it elsewhere")
         return 0
     return _measure(of, wanted, options)
@@ -111,15 +128,21 @@ def _measure(of: Subject, wanted: tuple[Change, ...], options: argparse.Namespac
 
 
 def _run(of: Subject, wanted: tuple[Change, ...], against: list[Path]) -> Result:
-    """Measure under a progress bar on stderr, which shows only where stderr is a terminal."""
-    from tqdm import tqdm
-
     from ernie_qa.calibration import calibrate
+
+    with _bar() as progress:
+        return calibrate(of, wanted, against, progress)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """A progress bar on stderr, which shows only where stderr is a terminal."""
+    from tqdm import tqdm
 
     # a descriptor of its own, for stderr is turned away while libraries write to it
     with (
         os.fdopen(os.dup(2), "w") as terminal,
-        tqdm(unit="change", disable=None, leave=False, file=terminal) as bar,
+        tqdm(unit="picture", disable=None, leave=False, file=terminal) as bar,
     ):
 
         def progress(name: str, done: int, of: int) -> None:
@@ -127,4 +150,4 @@ def _run(of: Subject, wanted: tuple[Change, ...], against: list[Path]) -> Result
             bar.set_description(name)
             bar.update(done - bar.n)
 
-        return calibrate(of, wanted, against, progress)
+        yield progress

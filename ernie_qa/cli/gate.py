@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 EXIT = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_COMPARABLE: 3, Status.NOT_APPLICABLE: 3}
 NOT_READY = 2
-EXIT_CODES = "exit codes: 0 pass, 1 fail, 2 bad input or something missing here, 3 not comparable"
+INTERRUPTED = 130
+"""What a shell says of a program that Ctrl-C ended."""
+EXIT_CODES = (
+    "exit codes: 0 pass, 1 fail, 2 bad input or something missing here, 3 not comparable,\n"
+    "130 interrupted: what was drawn to its end is judged and kept"
+)
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -148,11 +153,13 @@ def _gate(options: argparse.Namespace) -> int:
     checked = _plan(options, options.model)
     session = _run(checked, options)
     verdicts = [outcome.verdict for outcome in session.outcomes]
+    if session.unfinished:
+        print(f"ernie-qa: interrupted, and not judged: {', '.join(session.unfinished)}", file=sys.stderr)
     summarize(session)
     bundle = save_candidates(options.baselines, session) if options.update else None
     if options.json:
         print(json.dumps(document(session), indent=2, ensure_ascii=False))
-    else:
+    elif verdicts:
         from ernie_qa.report.terminal import lines
 
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -163,12 +170,12 @@ def _gate(options: argparse.Namespace) -> int:
             print(f"\n{session.compared}\n{session.floor}")
         for warning in checked.warnings:
             print(f"\n{warning}")
-        if bundle:
-            print("", *next_step(options.baselines, session, bundle), sep="\n")
+    if bundle and not options.json:
+        print("", *next_step(options.baselines, session, bundle), sep="\n")
     # last: what was measured is told and kept, even where this cannot be written
     if options.report:
         write_report(options.report, session)
-    return EXIT[session.status]
+    return INTERRUPTED if session.unfinished else EXIT[session.status]
 
 
 def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
@@ -233,13 +240,18 @@ def _run(plan: Plan, options: argparse.Namespace) -> Session:
             all_rungs=options.all_rungs,
             progress=progress,
         )
-        for recipe in plan.recipes:
-            try:
-                session.outcome(recipe)
-            except ErnieQAError as error:
-                if REFERENCE in session.broken or len(plan.recipes) == 1:
-                    raise
-                # what the others showed is not lost
-                arm = "" if recipe.name in str(error) else f"{recipe.name}: "
-                tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
+        try:
+            for recipe in plan.recipes:
+                try:
+                    session.outcome(recipe)
+                except ErnieQAError as error:
+                    if REFERENCE in session.broken or len(plan.recipes) == 1:
+                        raise
+                    # what the others showed is not lost
+                    arm = "" if recipe.name in str(error) else f"{recipe.name}: "
+                    tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
+        except KeyboardInterrupt:
+            if not session.records:
+                raise
+            session.interrupt()
     return session

@@ -75,9 +75,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _quantize(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from ernie_qa.execute import hushed
-    from ernie_qa.quantize import quantize
+    from ernie_qa.quantize import Interrupted, quantize
+    from ernie_qa.quiet import hushed
 
+    stopped: KeyboardInterrupt | None = None
     # a descriptor of its own, for stderr is turned away while libraries write to it
     with (
         os.fdopen(os.dup(2), "w") as terminal,
@@ -101,14 +102,16 @@ def _quantize(options: argparse.Namespace) -> int:
                 overwrite=options.overwrite,
                 progress=progress,
             )
-        except KeyboardInterrupt:
-            found = None
-    if found is None:
-        print(
-            f"ernie-qa: {options.output}: interrupted, not written; the same command goes on with the "
-            "component at which it stopped",
-            file=sys.stderr,
-        )
+        except KeyboardInterrupt as interruption:
+            stopped = interruption
+    if stopped is not None:
+        left = "nothing had been begun"
+        if isinstance(stopped, Interrupted):
+            left = "nothing is kept"
+            if stopped.kept:
+                verb = "is" if len(stopped.kept) == 1 else "are"
+                left = f"kept {verb} {', '.join(stopped.kept)}, and the same command goes on there"
+        print(f"ernie-qa: {options.output}: interrupted, not written; {left}", file=sys.stderr)
         return INTERRUPTED
     if options.json:
         print(json.dumps(document(found), indent=2, ensure_ascii=False))

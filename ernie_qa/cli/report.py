@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ernie_qa.errors import InputError
+from ernie_qa.toml_input import one_line
+
+if TYPE_CHECKING:
+    from ernie_qa.record import Record
+    from ernie_qa.suite import Suite
 
 NOT_COMPARABLE = 3
 
@@ -32,6 +41,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default=[],
         metavar="RECIPE",
         help="judge a record that lies beside no verdict.json by this TOML file; may be repeated",
+    )
+    report.add_argument(
+        "--baselines",
+        type=Path,
+        metavar="DIR",
+        help="judge the records again, by what was accepted and calibrated in this directory as well",
     )
     report.set_defaults(run=_report)
     compare = commands.add_parser(
@@ -67,12 +82,12 @@ def _report(options: argparse.Namespace) -> int:
     from ernie_qa.report.files import check_directory
     from ernie_qa.report.page import write_page
     from ernie_qa.report.shown import from_disk
-    from ernie_qa.suite import find_suite
 
+    _check_pictures(options.pictures)
     check_directory(options.output)
-    shown = from_disk(options.record, options.recipe)
-    suite = find_suite(options.suite) if options.suite else None
-    print(write_page(options.output, shown, suite=suite, most=max(0, options.pictures)))
+    shown = from_disk(options.record, options.recipe, options.baselines)
+    suite = _suite(options.suite, [one.record for one in shown])
+    print(write_page(options.output, shown, suite=suite, most=options.pictures))
     return 0
 
 
@@ -83,18 +98,41 @@ def _compare(options: argparse.Namespace) -> int:
     from ernie_qa.report.page import write_page
     from ernie_qa.report.shown import from_disk, laid_out
     from ernie_qa.report.summary import append_summary, markdown_of
-    from ernie_qa.suite import find_suite
 
+    _check_pictures(options.pictures)
     if options.output:
         check_directory(options.output)
-    suite = find_suite(options.suite) if options.suite else None
-    comparison = compare(*(laid_out(load_record(one)) for one in (options.a, options.b)))
+    records = [laid_out(load_record(one)) for one in (options.a, options.b)]
+    suite = _suite(options.suite, records)
+    comparison = compare(*records)
     for line in lines(comparison, shutil.get_terminal_size().columns):
         print(line)
     append_summary(markdown_of(comparison))
     if options.output:
         shown = from_disk([options.a, options.b])
-        most = max(0, options.pictures)
-        place = write_page(options.output, shown, suite=suite, comparison=comparison, most=most)
+        place = write_page(options.output, shown, suite=suite, comparison=comparison, most=options.pictures)
         print(f"\n{place}")
     return 0 if comparison.comparable else NOT_COMPARABLE
+
+
+def _check_pictures(most: int) -> None:
+    if most < 0:
+        raise InputError(f"--pictures {most}: needed is 0 or more")
+
+
+def _suite(given: str | None, records: Sequence[Record]) -> Suite | None:
+    """The suite that is `given` for its prompts. InputError where none of the records drew it."""
+    from ernie_qa.suite import find_suite, more_seeds
+
+    if given is None:
+        return None
+    suite = find_suite(given)
+    if all(more_seeds(record.suite.hash, suite.hash) is None for record in records):
+        drawn = ", ".join(sorted({f"{one.suite.name} ({one.suite.hash[:12]})" for one in records}))
+        raise InputError(
+            one_line(
+                f"--suite {given}: no record here drew it as it is now ({suite.hash[:12]}): they drew "
+                f"{drawn}; name that one, or leave it out"
+            )
+        )
+    return suite

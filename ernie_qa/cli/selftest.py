@@ -21,13 +21,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "selftest",
         help="damage pipelines on purpose, see what the gate says",
         description="Do every fault of the corpus to the shipped miniature, and see which rung catches\n"
-        "it; clean variants, which change bits and no quality, must pass.",
+        "it; clean variants, which change bits and no quality, must pass. It needs the\n"
+        "engines that read words in pictures:\n"
+        "  pip install 'ernie-qa[text]' && apt-get install tesseract-ocr-rus",
         epilog="examples:\n"
         "  ernie-qa selftest                          all of it: some minutes on two cores\n"
         "  ernie-qa selftest --recipe bnb-nf4         what is done to one recipe\n"
         "  ernie-qa selftest --list                   what there is\n\n"
         "exit codes: 0 every fault was caught but those that are known to survive, and no clean variant;\n"
-        "1 not so, 2 bad input",
+        "1 not so, 2 bad input or something missing here",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

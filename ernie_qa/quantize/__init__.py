@@ -42,6 +42,14 @@ _OS_ERROR = re.compile(r"os error (\d+)")
 """How safetensors, which is written in Rust, tells the system's number of an error."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while a directory was made; the parts `kept` are not made again by the same call."""
+
+    def __init__(self, kept: tuple[str, ...]) -> None:
+        super().__init__()
+        self.kept = kept
+
+
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """What was written, and what that took.
@@ -81,7 +89,7 @@ def quantize(
     come from, else the one that the model names. With `overwrite`, `directory` may be a model directory,
     which stays until the new one is whole. InputError where something given is wrong, UnavailableError where
     the device, the disk or a quantizer is not to be had; what was done by then is kept beside `directory`,
-    and the same call goes on there.
+    and the same call goes on there. Ctrl-C raises Interrupted, which says what is kept, once that was begun.
     """
     began = time.monotonic()
     import torch
@@ -108,12 +116,18 @@ def quantize(
     work = _Work(found, wanted, options, place, parts, progress)
     resumed: tuple[str, ...] = ()
     terms = replace(_terms(overwrite), kept=parts.kept)
-    with unfinished(Path(directory), work.needed, terms) as hidden, _os_errors():
-        resumed = tuple(part.name for part in parts.of(hidden))
-        work.run(hidden)
-        done = parts.of(hidden)
-        write_metadata(hidden, found, wanted, options, sampling)
-        _check_whole(hidden, Path(directory), found, wanted, parts)
+    hidden = None
+    try:
+        with unfinished(Path(directory), work.needed, terms) as hidden, _os_errors():
+            resumed = tuple(part.name for part in parts.of(hidden))
+            work.run(hidden)
+            done = parts.of(hidden)
+            write_metadata(hidden, found, wanted, options, sampling)
+            _check_whole(hidden, Path(directory), found, wanted, parts)
+    except KeyboardInterrupt:
+        if hidden is None:
+            raise
+        raise Interrupted(tuple(part.name for part in parts.of(hidden))) from None
     allocated = [part.peak_allocated for part in done if part.peak_allocated is not None]
     return Quantized(
         directory=Path(directory),

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "ernie_qa.quantizers"
-_SHARED = ("layers", "saving", "sdnq_layers", "watching")
+_SHARED = ("bitsandbytes_layers", "layers", "saving", "sdnq_layers", "watching")
 """What stands beside the quantizers and is none."""
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -11,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import ModelError
 from ernie_qa.quantizers import ComponentSource, stored_quantization
+from ernie_qa.quantizers.bitsandbytes_layers import (
+    FLAGS,
+    describe,
+    is_quantized,
+    own_forward,
+    probe,
+    torch_dtype,
+)
+from ernie_qa.quantizers.bitsandbytes_layers import fresh_weight as fresh_weight
+from ernie_qa.quantizers.bitsandbytes_layers import weight as weight
 from ernie_qa.quantizers.layers import LayerState, dtype_name
 from ernie_qa.quantizers.saving import ONE_FILE, bits_per_weight, edit_config
-from ernie_qa.quantizers.watching import Call, Watch, own_forward, tell_apart, watching
+from ernie_qa.quantizers.watching import Call, Watch, tell_apart, watching
 from ernie_qa.toml_input import Table
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
     from torch.nn import Module
 
 NAME = "bitsandbytes"
@@ -26,12 +33,6 @@ SUMMARY = "bitsandbytes: 4-bit weights (NF4 or FP4), arithmetic in 16 bits"
 PACKAGES = ("bitsandbytes",)
 DEVICES = frozenset({"cpu", "cuda"})
 
-_FLAGS = {
-    "quant_type": "bnb_4bit_quant_type",
-    "double_quant": "bnb_4bit_use_double_quant",
-    "compute_dtype": "bnb_4bit_compute_dtype",
-}
-"""What a recipe calls them, and `BitsAndBytesConfig`."""
 _KERNEL_OPS = frozenset(
     {
         "bitsandbytes::gemm_4bit",  # CUDA, and CPUs without AVX512-BF16
@@ -88,7 +89,7 @@ def save(module: Module, folder: Path, options: Mapping[str, Any]) -> None:
 
 def stored_bits(device: str, options: Mapping[str, Any]) -> float:
     """Of a layer of 1024 × 1024, which bitsandbytes is asked to quantize."""
-    return bits_per_weight(_probe(options, device, 1024), 1024 * 1024)
+    return bits_per_weight(probe(options, device, 1024), 1024 * 1024)
 
 
 def loading(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -98,7 +99,7 @@ def loading(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def metadata(options: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """What was done to which component, as `BitsAndBytesConfig` names it."""
-    flags = {name: options[key] for key, name in _FLAGS.items()}
+    flags = {name: options[key] for key, name in FLAGS.items()}
     left = list(options["modules_to_not_convert"])
     settings = {"quant_method": NAME, "load_in_4bit": True, **flags, "llm_int8_skip_modules": left}
     return {"quantization_metadata.json": {"schema": 1, **settings, **facts}}
@@ -109,7 +110,7 @@ def config_flag(module: Module) -> Mapping[str, Any]:
     config = getattr(getattr(module, "config", None), "quantization_config", None)
     if config is None:
         return {}
-    return _flag({key: getattr(config, key, None) for key in ("load_in_4bit", *_FLAGS.values())})
+    return _flag({key: getattr(config, key, None) for key in ("load_in_4bit", *FLAGS.values())})
 
 
 def stored_flag(stored: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,69 +119,14 @@ def stored_flag(stored: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _flag(config: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: config.get(name) for key, name in _FLAGS.items()}
+    found = {key: config.get(name) for key, name in FLAGS.items()}
     found["compute_dtype"] = dtype_name(found["compute_dtype"])
     return {"load_in_4bit": bool(config.get("load_in_4bit"))} | found
 
 
 def expected_flag(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `config_flag` should give."""
-    return {"load_in_4bit": True} | {key: options[key] for key in _FLAGS}
-
-
-def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ...]:
-    """The state of every Linear, quantized or not."""
-    import torch
-
-    excluded = _excluded(module, options)
-    return tuple(
-        _quantized(name, layer, options) if _is_quantized(layer) else _plain(name, layer, excluded)
-        for name, layer in module.named_modules()
-        if isinstance(layer, torch.nn.Linear)
-    )
-
-
-def weight(layer: Any, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
-    """The layer's weight in float32."""
-    from bitsandbytes.functional import dequantize_4bit
-
-    data, state = _unpacked(layer)
-    return dequantize_4bit(data.to(device), _on(state, device)).float()
-
-
-def fresh_weight(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> Tensor:
-    """The weight in float32 that bitsandbytes makes of `bf16`."""
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    packed, made = quantize_4bit(
-        bf16,
-        blocksize=layer.weight.quant_state.blocksize,
-        compress_statistics=options["double_quant"],
-        quant_type=options["quant_type"],
-    )
-    return dequantize_4bit(packed, made).float()
-
-
-def _unpacked(layer: Any) -> tuple[Any, Any]:
-    """The codes and their state, as they were before a forward on a CPU with AVX512-BF16 repacked them."""
-    import bitsandbytes.functional as bnb
-
-    data, state = layer.weight.data, layer.weight.quant_state
-    if not getattr(state, "packing_format_for_cpu", False):
-        return data, state
-    # it changes the state that it is given
-    unpack: Any = bnb._convert_weight_packed_for_cpu_inverse
-    found: tuple[Any, Any] = unpack(data, copy.deepcopy(state))
-    return found
-
-
-def _on(state: Any, place: torch.device) -> Any:
-    if state.absmax.device == place:
-        return state
-    # it moves itself
-    moved = copy.deepcopy(state)
-    moved.to(place)
-    return moved
+    return {"load_in_4bit": True} | {key: options[key] for key in FLAGS}
 
 
 def watch(module: Module) -> AbstractContextManager[Watch]:
@@ -188,9 +134,9 @@ def watch(module: Module) -> AbstractContextManager[Watch]:
     import bitsandbytes
 
     def reason(name: str, layer: Any, call: Call) -> str:
-        return "forward" if _own_forward(layer) else "no_kernel"
+        return "forward" if own_forward(layer) else "no_kernel"
 
-    layers = {name: layer for name, layer in module.named_modules() if _is_quantized(layer)}
+    layers = {name: layer for name, layer in module.named_modules() if is_quantized(layer)}
     return watching(module, layers, reason, _KERNEL_OPS, [(bitsandbytes, "matmul_4bit")])
 
 
@@ -202,7 +148,7 @@ def prove(device: str, options: Mapping[str, Any]) -> str | None:
     try:
         import bitsandbytes
 
-        pair = torch.nn.Sequential(_probe(options, device), _probe(options, device)).eval()
+        pair = torch.nn.Sequential(probe(options, device), probe(options, device)).eval()
         states = describe(pair, options)
         wrong = {
             key for state in states for key, want in state.expected.items() if _value(state, key) != want
@@ -227,7 +173,7 @@ def _config(library: str, options: Mapping[str, Any]) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type=options["quant_type"],
         bnb_4bit_use_double_quant=options["double_quant"],
-        bnb_4bit_compute_dtype=_torch_dtype(options["compute_dtype"]),
+        bnb_4bit_compute_dtype=torch_dtype(options["compute_dtype"]),
         llm_int8_skip_modules=list(options["modules_to_not_convert"]) or None,
     )
 
@@ -250,118 +196,6 @@ def _diffusers_on_cpu() -> Iterator[None]:
         quantizer.validate_environment, quantizer.update_device_map = originals
 
 
-def _is_quantized(layer: Any) -> bool:
-    return isinstance(layer, _linear4bit()) and getattr(layer.weight, "quant_state", None) is not None
-
-
-def _own_forward(layer: Any) -> bool:
-    return own_forward(layer, _linear4bit().forward)
-
-
-def _linear4bit() -> Any:
-    from bitsandbytes.nn.modules import Linear4bit
-
-    return Linear4bit
-
-
-def _excluded(module: Module, options: Mapping[str, Any]) -> list[str]:
-    """The names that stay in full precision in this class of module, asked of transformers afresh: the
-    module's own configuration could have been edited."""
-    from transformers import PreTrainedModel
-    from transformers.quantizers.base import HfQuantizer
-
-    named = list(options["modules_to_not_convert"])
-    if not isinstance(module, PreTrainedModel):
-        return named
-    found = HfQuantizer.get_modules_to_not_convert(
-        module, named or None, list(module._keep_in_fp32_modules or ())
-    )
-    return list(found)
-
-
-def _skips(name: str, excluded: Iterable[str]) -> str:
-    """Why bitsandbytes leaves a layer of that name alone; empty where none of `excluded` means it."""
-    why = next(
-        (key for key in excluded if name == key or name.startswith(f"{key}.") or key in name.split(".")), ""
-    )
-    return f"bitsandbytes skips {why}" if why else ""
-
-
-def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
-    weight = layer.weight
-    size = weight.numel() * weight.element_size()
-    return LayerState(
-        name=name,
-        shape=tuple(weight.shape),
-        quantized=False,
-        kernel=False,
-        excluded=_skips(name, excluded),
-        bits=8 * weight.element_size(),
-        bytes=size,
-        side_bytes=0,
-        unlisted=0,
-        weight={"weights_dtype": dtype_name(weight.dtype)},
-        runtime={},
-        expected={},
-    )
-
-
-def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
-    import torch
-
-    weight, state = layer.weight, layer.weight.quant_state
-    inner = getattr(state, "state2", None)
-    sides = [
-        state.absmax,
-        state.code,
-        state.offset,
-        getattr(inner, "absmax", None),
-        getattr(inner, "code", None),
-    ]
-    side_bytes = sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))
-    return LayerState(
-        name=name,
-        shape=tuple(state.shape),
-        quantized=True,
-        kernel=True,
-        excluded=_skips(name, options["modules_to_not_convert"]),
-        bits=4,
-        bytes=weight.numel() * weight.element_size(),
-        side_bytes=side_bytes,
-        unlisted=side_bytes,
-        weight={
-            "quant_type": state.quant_type,
-            "double_quant": _double_quant(state),
-            "blocksize": state.blocksize,
-            "storage_dtype": dtype_name(weight.dtype),
-        },
-        runtime={"compute_dtype": dtype_name(layer.compute_dtype), "own_forward": _own_forward(layer)},
-        expected={key: options[key] for key in _FLAGS} | {"storage_dtype": "uint8", "own_forward": False},
-    )
-
-
-def _double_quant(state: Any) -> bool:
-    # the first forward on a CPU with AVX512-BF16 unpacks the scales and keeps the truth here
-    repacked = getattr(state, "packing_format_for_cpu", False)
-    return bool(state.original_nested if repacked else state.nested)
-
-
-def _probe(options: Mapping[str, Any], device: str, width: int = 64) -> Any:
-    import torch
-
-    # a new layer draws its weights: not from the random numbers of what is being observed
-    with torch.random.fork_rng(devices=[]):
-        layer = _linear4bit()(
-            width,
-            width,
-            bias=False,
-            compute_dtype=_torch_dtype(options["compute_dtype"]),
-            compress_statistics=options["double_quant"],
-            quant_type=options["quant_type"],
-        )
-    return layer.to(torch.bfloat16).to(device)
-
-
 def _dequantize_in_forward(layer: Any) -> None:
     from bitsandbytes.functional import dequantize_4bit
     from torch.nn.functional import linear
@@ -371,9 +205,3 @@ def _dequantize_in_forward(layer: Any) -> None:
 
 def _value(state: LayerState, key: str) -> Any:
     return {**state.weight, **state.runtime}.get(key)
-
-
-def _torch_dtype(name: str) -> Any:
-    import torch
-
-    return getattr(torch, name)

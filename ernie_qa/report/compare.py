@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING
 from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.report.wrap import table, wrapped
-from ernie_qa.rungs import cost, rungs
+from ernie_qa.rungs import activation, cost, package, rungs
 
 if TYPE_CHECKING:
     from ernie_qa.record import Record
 
 MB = 10**6
+ASKED_FOR = (f"{package.NAME}.quantized_layers", f"{activation.NAME}.kernel_share")
+"""What a recipe asks for: more is better where the recipe is the same, and nothing between two of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One figure of both records in words; `change` is how B differs, or what is in the way of saying so.
 
-    `verdict` is "better", "worse", "same", "recorded", "not comparable" or "missing".
+    `verdict` is "better", "worse", "differs" (neither), "same", "recorded", "not comparable" or "missing".
     """
 
     name: str
@@ -71,7 +73,7 @@ def compare(a: Record, b: Record) -> Comparison:
     ]
     left, right = _figures(a), _figures(b)
     rows = tuple(
-        _row(name, left.get(name), right.get(name), reasons, _obstacle(a, b, name), _on_cpu(a, name))
+        _row(name, left.get(name), right.get(name), reasons, _obstacle(a, b, name), _neutral(a, b, name))
         for name in dict.fromkeys((*left, *right))
     )
     theirs = {picture.case: picture.sha256 for picture in a.pictures}
@@ -118,9 +120,14 @@ def _figures(record: Record) -> dict[str, Tracked]:
     return found
 
 
-def _on_cpu(a: Record, name: str) -> bool:
-    """Whether a figure is time or memory on a CPU, which nobody judges."""
-    return a.fingerprint.gpu is None and name.startswith(f"{cost.NAME}.")
+def _neutral(a: Record, b: Record, name: str) -> tuple[str, str] | None:
+    """What to say where neither direction is better, and the row's verdict: of time and memory on a CPU,
+    which nobody judges, and of what another recipe asks for."""
+    if a.fingerprint.gpu is None and name.startswith(f"{cost.NAME}."):
+        return "recorded, not judged", "recorded"
+    if a.recipe.hash != b.recipe.hash and name.partition("[")[0] in ASKED_FOR:
+        return "differs", "differs"
+    return None
 
 
 def _obstacle(a: Record, b: Record, name: str) -> str:
@@ -133,7 +140,12 @@ def _obstacle(a: Record, b: Record, name: str) -> str:
 
 
 def _row(
-    name: str, a: Tracked | None, b: Tracked | None, reasons: tuple[str, ...], obstacle: str, recorded: bool
+    name: str,
+    a: Tracked | None,
+    b: Tracked | None,
+    reasons: tuple[str, ...],
+    obstacle: str,
+    neutral: tuple[str, str] | None,
 ) -> Row:
     if a is None or b is None:
         where = "A" if a is None else "B"
@@ -150,8 +162,8 @@ def _row(
     if a.value == b.value:
         return Row(name, *pair, "same", "same")
     share = f" ({(b.value - a.value) / abs(a.value):+.1%})" if a.value else ""
-    if recorded:
-        return Row(name, *pair, f"recorded, not judged{share}", "recorded")
+    if neutral:
+        return Row(name, *pair, f"{neutral[0]}{share}", neutral[1])
     verdict = "better" if (b.value < a.value) == (a.better == "lower") else "worse"
     return Row(name, *pair, f"{verdict}{share}", verdict)
 

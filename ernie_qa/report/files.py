@@ -17,7 +17,8 @@ from ernie_qa.toml_input import one_line
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Session
-    from ernie_qa.verdict import Check
+    from ernie_qa.record import Record
+    from ernie_qa.verdict import Check, Verdict
 
 SCHEMA = 1
 DOCUMENT = "verdict.json"
@@ -38,7 +39,8 @@ def check_directory(directory: Path) -> None:
 def document(session: Session) -> dict[str, Any]:
     """All verdicts as JSON values, each beside the hash of the record that it judges.
 
-    A recipe that `broke` off has no verdict, and all of them together are then no pass.
+    A recipe that `broke` off, or that an interruption left `unfinished`, has no verdict, and all of them
+    together are then no pass.
     """
     return {
         "schema": SCHEMA,
@@ -48,19 +50,19 @@ def document(session: Session) -> dict[str, Any]:
         "seeds": session.plan.suite.seeds,
         "device": session.plan.device,
         "broke": session.broken,
-        "verdicts": [
-            {
-                "recipe": outcome.verdict.recipe,
-                "status": outcome.verdict.status,
-                "record": outcome.record.hash,
-                "checks": [_values(check) for check in outcome.verdict.checks],
-                "waivers": [
-                    {**asdict(waiver), "until": waiver.until.isoformat()}
-                    for waiver in outcome.verdict.waivers
-                ],
-            }
-            for outcome in session.outcomes
-        ],
+        "unfinished": session.unfinished,
+        "verdicts": [verdict_values(outcome.verdict, outcome.record) for outcome in session.outcomes],
+    }
+
+
+def verdict_values(verdict: Verdict, record: Record) -> dict[str, Any]:
+    """One verdict, and the hash of the record that it judges, as JSON values."""
+    return {
+        "recipe": verdict.recipe,
+        "status": verdict.status,
+        "record": record.hash,
+        "checks": [_values(check) for check in verdict.checks],
+        "waivers": [{**asdict(waiver), "until": waiver.until.isoformat()} for waiver in verdict.waivers],
     }
 
 

@@ -29,12 +29,15 @@ def document(forecast: Forecast) -> dict[str, Any]:
 
 
 def forecast_lines(forecast: Forecast, *, width: int = 80) -> list[str]:
-    """The topics, a table of the arms, what its figures mean, and a line for each thing that is lacking."""
+    """The topics, a table of the arms, what its figures mean, the plan's warnings, and a line for each thing
+    that is lacking."""
     lines = [*_heading(forecast), *_topics(forecast, width)]
     if forecast.arms:
         lines += ["", *_table(forecast), "", *_notes(forecast, width)]
     else:
         lines += ["", *wrapped("All else can be told once the model is here.", width)]
+    for warning in forecast.warnings:
+        lines += ["", *wrapped(warning, width, "", "  ")]
     lacking = [line for said in _lacking(forecast) for line in wrapped(f"lacking: {said}", width, "", "  ")]
     return [*lines, "", *lacking] if lacking else lines
 

@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.baseline.noise import find_noise
+from ernie_qa.baseline.store import find_baseline
 from ernie_qa.errors import ErnieQAError, RecordError
 from ernie_qa.judge import judge
 from ernie_qa.recipe import REFERENCE, find_recipe
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 BY_THE_GATE = "as the gate judged it"
 AGAIN = "judged for this page by the recipe's limits, without a baseline"
+BY_BASELINES = "judged for this page by the recipe's limits and what {} holds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,16 @@ def of_session(session: Session) -> tuple[Shown, ...]:
     )
 
 
-def from_disk(places: Iterable[Path], recipes: Sequence[str | Path] = ()) -> tuple[Shown, ...]:
+def from_disk(
+    places: Iterable[Path], recipes: Sequence[str | Path] = (), baselines: Path | None = None
+) -> tuple[Shown, ...]:
     """The records in `places`: each the directory of one, or one that `--report` wrote, with all of them.
 
     The verdict is the one that `verdict.json` beside the record holds. Without one it is judged again, by the
-    recipe of its name among `recipes` and the shipped ones; without that either it is not comparable.
-    RecordError where a place holds no record, or verdict.json is damaged; RecipeError for a wrong recipe.
+    recipe of its name among `recipes` and the shipped ones; without that either it is not comparable. With
+    `baselines` every record is judged again, by what was accepted and calibrated there for its model and
+    machine. RecordError where a place holds no record, or verdict.json is damaged; RecipeError for a wrong
+    recipe; BaselineError where there are no such baselines, or they are damaged.
     """
     given = {recipe.name: recipe for recipe in map(find_recipe, recipes)}
     stored: dict[str, Verdict] = {}
@@ -83,7 +90,7 @@ def from_disk(places: Iterable[Path], recipes: Sequence[str | Path] = ()) -> tup
     for place in places:
         found = _records(place)
         whole = found[0].parent
-        if (whole / DOCUMENT).is_file():
+        if baselines is None and (whole / DOCUMENT).is_file():
             stored |= _verdicts(whole / DOCUMENT)
         for path in found:
             record = laid_out(load_record(path))
@@ -98,7 +105,8 @@ def from_disk(places: Iterable[Path], recipes: Sequence[str | Path] = ()) -> tup
         own = at_hand.get(record.reference or "")
         verdict, judged = stored.get(hashed), BY_THE_GATE
         if verdict is None:
-            verdict, judged = _again(record, own, given), AGAIN
+            verdict = _again(record, own, given, baselines)
+            judged = BY_BASELINES.format(baselines) if baselines else AGAIN
         name = record.recipe.name
         label = name if names[name] == 1 else f"{name} ({hashed[:8]})"
         shown.append(Shown(label, record, verdict, own, judged))
@@ -147,11 +155,16 @@ def _records(place: Path) -> list[Path]:
     return found
 
 
-def _again(record: Record, reference: Record | None, given: Mapping[str, Recipe]) -> Verdict:
+def _again(
+    record: Record, reference: Record | None, given: Mapping[str, Recipe], baselines: Path | None
+) -> Verdict:
     """`record` judged here and now."""
-    name = record.recipe.name
+    name, baseline, noise = record.recipe.name, None, None
+    if baselines:
+        place = (baselines, record.model.name, record.fingerprint.machine)
+        baseline, noise = find_baseline(*place), find_noise(*place, record.suite.name)
     try:
-        return judge(record, reference, given.get(name) or find_recipe(name))
+        return judge(record, reference, given.get(name) or find_recipe(name), baseline, noise=noise)
     except ErnieQAError as error:
         message = f"no recipe to judge it by ({error}): name its file with --recipe"
         return Verdict(name, (Check("recipe.found", "recipe", Status.NOT_COMPARABLE, message),))

@@ -31,9 +31,9 @@ WORDS = {
 }
 
 
-def markdown(shown: Sequence[Shown], broken: Sequence[str] = ()) -> str:
+def markdown(shown: Sequence[Shown], broken: Sequence[str] = (), unfinished: Sequence[str] = ()) -> str:
     """What the records amount to: a table of recipes and rungs, and what did not pass."""
-    return _cut("\n".join(_lines(shown, broken)) + "\n")
+    return _cut("\n".join(_lines(shown, headline(shown, broken, unfinished))) + "\n")
 
 
 def markdown_of(comparison: Comparison) -> str:
@@ -81,10 +81,10 @@ def _entity(found: re.Match[str]) -> str:
     return f"&#{ord(letter)};" + ("&#8203;" if letter in "@#" else "")
 
 
-def _lines(shown: Sequence[Shown], broken: Sequence[str]) -> Iterator[str]:
+def _lines(shown: Sequence[Shown], amount: str) -> Iterator[str]:
     yield "### ernie-qa"
     yield ""
-    yield escaped(headline(shown, broken))
+    yield escaped(amount)
     for about in dict.fromkeys(one.about for one in shown):
         yield ""
         yield escaped(about)

@@ -1,6 +1,6 @@
 """The verdict table: recipes down, rungs across, readable at 80 columns without colour."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from ernie_qa.report.wrap import table, wrapped
@@ -15,6 +15,12 @@ WORDS = {
 }
 COLOURS = {Status.PASS: "32", Status.FAIL: "31;1", Status.NOT_COMPARABLE: "33;1", Status.NOT_APPLICABLE: "2"}
 NEAREST = "of limit"
+LEGEND: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    ("in brackets: decides nothing", lambda text: text.startswith("(")),
+    ("unclear: could not be judged", lambda text: WORDS[Status.NOT_COMPARABLE] in text.lower()),
+    ("-: does not concern it", lambda text: text == WORDS[Status.NOT_APPLICABLE]),
+)
+"""What a word in the table means, and the cells that it is told for."""
 MESSAGES = 8
 """Failing checks spelt out for one recipe; the rest is counted."""
 
@@ -99,17 +105,22 @@ def _table(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[st
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     room = width - sum(size + 2 for size in widths)
     titles = [name.ljust(size) for name, size in zip(header, widths, strict=True)]
+    used = {verdict.recipe: found for verdict in verdicts if (found := _nearest_cell(verdict))}
     # with every rung in the table there may be no room for it
-    nearest_fits = room >= len(NEAREST)
-    yield "  ".join([*titles, NEAREST] if nearest_fits else titles).rstrip()
+    beside = bool(used) and room >= max(map(len, (NEAREST, *used.values())))
+    yield "  ".join([*titles, NEAREST] if beside else titles).rstrip()
     for verdict, row in zip(verdicts, rows, strict=True):
         statuses = [None, *(_of_rung(verdict, rung) for rung in rungs), verdict.status]
         painted = [
             _paint(cell.ljust(size), status, colour)
             for cell, size, status in zip(row, widths, statuses, strict=True)
         ]
-        last = _nearest_cell(verdict, room) if nearest_fits else ""
-        yield "  ".join([*painted, last]).rstrip()
+        yield "  ".join([*painted, used.get(verdict.recipe, "") if beside else ""]).rstrip()
+    cells = [text for row in rows for text in row[1:]]
+    if legend := [said for said, shown in LEGEND if any(map(shown, cells))]:
+        yield "; ".join(legend)
+    if not beside:
+        yield from table(("recipe", NEAREST), list(used.items()))
 
 
 def cell(verdict: Verdict, rung: str) -> str:
@@ -134,14 +145,10 @@ def _of_rung(verdict: Verdict, rung: str) -> Status:
     return worst(check.status for check in verdict.checks if check.rung == rung and check.required)
 
 
-def _nearest_cell(verdict: Verdict, room: int) -> str:
-    """How much of its limit the nearest figure uses up, and its name if there is room for it."""
+def _nearest_cell(verdict: Verdict) -> str:
+    """How much of its limit the nearest figure uses up, and its name; empty where there is none."""
     found = nearest(verdict)
-    if found is None:
-        return ""
-    check, share = found
-    named = f"{share:.0%} {check.name.rpartition('.')[2]}"
-    return named if len(named) <= room else f"{share:.0%}"
+    return f"{found[1]:.0%} {found[0].name.rpartition('.')[2]}" if found else ""
 
 
 def _messages(verdicts: Sequence[Verdict], colour: bool, width: int) -> Iterator[str]:

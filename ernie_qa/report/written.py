@@ -18,10 +18,16 @@ def write_report(directory: Path, session: Session) -> None:
     """Write the records, verdict.json, verdict.md and index.html of a session."""
     save(directory, session)
     shown = of_session(session)
-    write_whole(directory / FILE, markdown(shown, session.broken))
-    write_page(directory, shown, suite=session.plan.suite, broken=session.broken)
+    write_whole(directory / FILE, markdown(shown, session.broken, session.unfinished))
+    write_page(
+        directory,
+        shown,
+        suite=session.plan.suite,
+        broken=session.broken,
+        unfinished=session.unfinished,
+    )
 
 
 def summarize(session: Session) -> None:
     """Append the verdict to GitHub's summary of this step, where there is one."""
-    append_summary(markdown(of_session(session), session.broken))
+    append_summary(markdown(of_session(session), session.broken, session.unfinished))

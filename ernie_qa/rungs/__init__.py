@@ -185,7 +185,7 @@ def rungs() -> tuple[Rung, ...]:
 
 def check_limits(recipe: Recipe) -> None:
     """RecipeError where a limit of `recipe` would keep nothing out: no rung judges that figure, or the bound
-    is on its good side alone."""
+    is on its good side alone. Or everything: it lies where no figure can be."""
     for suite, gate in recipe.gates.items():
         place = f"{recipe.path}: gates.{suite}"
         _check_limits(gate.limits, f"{place}.limits")
@@ -214,6 +214,10 @@ def _check_limits(limits: Mapping[str, Limit], place: str) -> None:
         if getattr(limit, known[name]) is None:
             raise RecipeError(
                 f"{place}.{name}: has no {known[name]}, the bound that keeps out damage; add it"
+            )
+        if known[name] == "max" and limit.max is not None and limit.max < 0:
+            raise RecipeError(
+                f"{place}.{name}.max: found {limit.max:g}, and no such figure is below 0: nothing would pass"
             )
 
 

@@ -224,6 +224,8 @@ def _kernels(
         said = f"{kernels} of {total} calls ran the quantized kernel ({', '.join(ops) or 'none'})"
         allowances = ", ".join(f"{count} {reason}" for reason, count in sorted(excused.items()))
         said += f"; allowed: {allowances}" if allowances else ""
+    if useless := _useless(recipe, component, states):
+        said += f"; no layer is named as {', '.join(useless)}, which is allowed"
     return Check(
         f"{NAME}.kernels",
         NAME,
@@ -254,6 +256,17 @@ def _reasons(ran: Calls, allowed: frozenset[str]) -> str:
     refused = {reason: count for reason, count in ran.fallbacks.items() if reason not in allowed}
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items()))
     return f"of {ran.total} calls {counts}" if refused else ""
+
+
+def _useless(recipe: Recipe, component: str, states: Sequence[LayerState]) -> list[str]:
+    """The patterns of `recipe` for the component that no layer of it matches, in quotes."""
+    places = [f"{component}.{state.name}" for state in states]
+    return [
+        f'"{allowance.layers}"'
+        for allowance in recipe.allowances
+        if allowance.layers.partition(".")[0] == component
+        and not any(fnmatchcase(place, allowance.layers) for place in places)
+    ]
 
 
 def _allowed(recipe: Recipe, place: str, suite: str) -> frozenset[str]:

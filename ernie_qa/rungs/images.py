@@ -15,16 +15,17 @@ from ernie_qa.baseline.accepted import DRIFT, Tracked
 from ernie_qa.baseline.pictures import pictures_hash
 from ernie_qa.fidelity.limits import IDENTICAL, against, limit_check, number, said, worst_of
 from ernie_qa.fidelity.metrics import Metric, metrics
+from ernie_qa.picture import pixels_hash
 from ernie_qa.recipe import REFERENCE
-from ernie_qa.record import pixels_hash
 from ernie_qa.suite import seed_number
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.drawing import Drawn
+    from ernie_qa.picture import Picture
     from ernie_qa.recipe import Limit
-    from ernie_qa.record import Picture, Record
+    from ernie_qa.record import Record
     from ernie_qa.rungs import Arm, Evidence, Figures
     from ernie_qa.suite import Case
 

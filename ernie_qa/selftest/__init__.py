@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from ernie_qa.errors import InputError
+from ernie_qa.errors import InputError, UnavailableError
 from ernie_qa.faults import Fault, corpus
+from ernie_qa.fidelity.text.engines import engines
+from ernie_qa.fidelity.text.reading import reader
 from ernie_qa.selftest.bench import bench
 from ernie_qa.selftest.row import Row
 from ernie_qa.toml_input import did_you_mean
@@ -75,7 +77,12 @@ def selftest(
     progress: Callable[[str, int, int], None] = lambda name, done, of: None,
 ) -> Result:
     """Try `faults`, all of the corpus without any; `progress` is told the next one's name, how many are done,
-    and of how many."""
+    and of how many. UnavailableError, before anything is loaded, where an engine of the text rung is not
+    installed: it decides here, and no arm would pass."""
+    try:
+        reader(engines())
+    except UnavailableError as missing:
+        raise UnavailableError(f"selftest needs what reads words in pictures: {missing}") from missing
     wanted = faults or corpus()
     kinds = {"cpu", device.partition(":")[0]}
     runnable = [one for one in wanted if one.device in kinds]

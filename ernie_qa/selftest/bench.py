@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.drawing import Drawn
 from ernie_qa.errors import ErnieQAError
-from ernie_qa.execute import hushed
 from ernie_qa.faults import BF16, Fault
 from ernie_qa.judge import judge
 from ernie_qa.observe import Observation, arm_of
+from ernie_qa.picture import Picture
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.recipe import Limit, find_recipe
-from ernie_qa.record import Picture, Record
+from ernie_qa.record import Record
 from ernie_qa.rungs import cost, images, text
 from ernie_qa.selftest.row import Row, apart, first, row, unseen
 

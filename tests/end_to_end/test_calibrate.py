@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ernie_qa.baseline.noise import Noise, find_noise, verify_noise
+from ernie_qa.calibration import calibrate, chosen, subject
 from ernie_qa.changes import Change, anywhere, changes
 from ernie_qa.cli import main
 
@@ -62,3 +63,19 @@ def test_a_named_change_that_breaks_off_is_an_error(
     text = capsys.readouterr().out
     assert "not measured: broken: broke off: RuntimeError: no kernel" in text
     assert "measured in 1 of 10 cases" in text
+
+
+def test_progress_counts_pictures_here_and_in_another_process() -> None:
+    of = subject("mini", None, "cpu", cases=2, teacher_cases=1)
+    seen: list[tuple[str, int, int]] = []
+    wanted = [*chosen(["again"]), Change("elsewhere", "a test", anywhere, environment=dict)]
+    calibrate(of, wanted, progress=lambda *step: seen.append(step))
+    # BF16, another seed and a change: two pictures and a case fed to the parts; what another process drew is
+    # fed to them here as well
+    assert [(name, done) for name, done, _ in seen] == [
+        *(("bf16", done) for done in range(4)),
+        *(("other-seeds", done) for done in range(3, 7)),
+        *(("again", done) for done in range(6, 10)),
+        *(("elsewhere", done) for done in range(9, 14)),
+    ]
+    assert {of_all for _, _, of_all in seen} == {13}

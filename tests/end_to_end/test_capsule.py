@@ -22,9 +22,9 @@ from ernie_qa.capsules.publish import export
 from ernie_qa.capsules.sameness import Finding
 from ernie_qa.cli import main
 from ernie_qa.errors import OutOfMemoryError
-from ernie_qa.execute import hushed
 from ernie_qa.observe import observe
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.verdict import Status, worst
 from tests.lies import LAYER, swap_one_forward, switch_all_off
 

@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ernie_qa.capsules.capsule import Capsule, parse_capsule
 from ernie_qa.capsules.installed import compared
 from ernie_qa.capsules.publish import export
-from ernie_qa.execute import hushed
 from ernie_qa.faults import NF4, UINT4, corpus
 from ernie_qa.pipeline import load_pipeline
+from ernie_qa.quiet import hushed
 from ernie_qa.verdict import Status, worst
 
 MOST = 1_150_000

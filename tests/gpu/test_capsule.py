@@ -14,7 +14,7 @@ pytestmark = pytest.mark.gpu
 
 SAVE = """
 import sys
-from ernie_qa.execute import hushed
+from ernie_qa.quiet import hushed
 from ernie_qa.pipeline import load_pipeline
 with hushed():
     load_pipeline("mini", sys.argv[1], "cpu").save_pretrained(sys.argv[2])
@@ -24,7 +24,7 @@ DAMAGED = """
 import sys
 import torch
 from ernie_qa.capsules.capsule import read_capsule
-from ernie_qa.execute import hushed
+from ernie_qa.quiet import hushed
 from ernie_qa.faults import corpus
 from ernie_qa.capsules.installed import compared
 from ernie_qa.pipeline import load_artifact

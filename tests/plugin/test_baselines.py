@@ -105,7 +105,7 @@ def test_the_whole_cycle(team: Team, capsys: pytest.CaptureFixture[str]) -> None
     assert "new: " in told
     assert team.baseline("accept", bundle, "--by", "Ada", "--reason", "first figures") == 0
     capsys.readouterr()
-    assert main(["baseline", "verify", str(kept)]) == 0
+    assert main(["baseline", "verify", "--baselines", str(kept)]) == 0
     assert "2 recipes" in capsys.readouterr().out
 
     # the same again passes, baseline and all
@@ -160,7 +160,7 @@ def test_a_damaged_baseline_is_told_in_one_line(
     assert " 1 failed in " in done.stdout
     assert "lenient.json: was edited: its contents do not match its hash" in done.stdout
     assert "Traceback" not in done.stdout
-    assert main(["baseline", "verify", str(kept)]) == 2
+    assert main(["baseline", "verify", "--baselines", str(kept)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

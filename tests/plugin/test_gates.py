@@ -1,6 +1,7 @@
 """One run of the gates on a tiny real pipeline, looked at from every side."""
 
 import json
+import os
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -230,3 +231,33 @@ def test_a_number_of_cases_that_is_none(
     done = gated(tmp_path, "--ernie-teacher-cases=few", *given)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "--ernie-teacher-cases few: needed is a whole number" in done.stderr
+
+
+PRESSED = """
+def pytest_runtest_logreport(report):
+    if report.when == "teardown" and "test_verdict[bf16]" in report.nodeid:
+        raise KeyboardInterrupt
+"""
+
+
+def test_an_interruption_keeps_what_was_judged_and_names_the_rest(
+    gated: Gated,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pressed.py").write_text(PRESSED, encoding="utf-8")
+    recipes = [f"--ernie-recipe={one}" for one in ("bf16", write_recipe("mine", 1.0), "sdnq-int8")]
+    done = gated(
+        tmp_path,
+        *("-p", "pressed", "--ernie-report=out", "-k", "bf16 or mine", *recipes),
+        *(f"--ernie-model={tiny_model}", f"--ernie-suite={small_suite}"),
+        environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout + done.stderr
+    # what -k left out was not asked for
+    assert "interrupted, and not judged: mine\n" in done.stdout
+    document = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
+    assert document["unfinished"] == ["mine"]
+    assert [one["recipe"] for one in document["verdicts"]] == ["bf16"]

@@ -1,5 +1,6 @@
 """Accepting: what becomes a baseline, what may not, and what takes a flag of its own."""
 
+import re
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -179,9 +180,30 @@ def test_what_fails_its_own_limits_is_not_accepted(
     tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
 ) -> None:
     mean = scored(records["lenient"], added=1.5)
-    with pytest.raises(BaselineError, match=r"does not pass its own limits: images.lpips_mean"):
+    with pytest.raises(BaselineError) as told:
         accepted(tmp_path / "b", bundle(tmp_path / "run", {**records, "lenient": mean}), recipes=recipes)
+    assert re.fullmatch(
+        f"{tmp_path}/run/lenient: does not pass its own limits: images.lpips_mean: measured 1.5\\d*, "
+        "limit 1; see it with `ernie-qa report`",
+        str(told.value),
+    )
     assert not list((tmp_path / "b").iterdir())
+
+
+def test_why_a_record_fails_is_told_shortly(
+    tmp_path: Path, records: dict[str, Record], recipes: tuple[Recipe, ...]
+) -> None:
+    place = ("activation", "components", "transformer", "probe")
+    unknown = with_figures(records["lenient"], *place, value="it knows nothing of this release " * 20)
+    run = bundle(tmp_path / "run", {**records, "lenient": unknown})
+    with pytest.raises(BaselineError) as told:
+        propose(tmp_path / "b", [run], why="-", by="-", recipes=recipes)
+    said = str(told.value).removeprefix(str(run.path))
+    assert said.startswith(
+        "/lenient: does not pass its own limits: activation.flag[transformer]: transformer: it knows nothing"
+    )
+    assert said.endswith(" … and 3 more; see it with `ernie-qa report`")
+    assert len(said) < 280
 
 
 def test_a_record_of_another_recipe_is_not_accepted(

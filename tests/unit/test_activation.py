@@ -57,6 +57,17 @@ def test_the_counted_kernels_are_reported(records: dict[str, Record]) -> None:
     assert verdicts(records[NF4], NF4)["text_encoder.kernels"].message.endswith("allowed: 10 idle layers")
 
 
+def test_an_allowance_that_matches_no_layer_is_told(records: dict[str, Record]) -> None:
+    recipe = find_recipe(QMM)
+    useless = Allowance("transformer.adaln.*", "few_rows", "a misspelt name")
+    checks = verdicts(records[QMM], replace(recipe, allowances=(*recipe.allowances, useless)))
+    assert checks["transformer.kernels"].status is Status.PASS
+    assert checks["transformer.kernels"].message.endswith(
+        '; allowed: 4 few_rows; no layer is named as "transformer.adaln.*", which is allowed'
+    )
+    assert "no layer is named" not in checks["pe.kernels"].message
+
+
 def test_a_record_stays_small(records: dict[str, Record]) -> None:
     groups = records[QMM].figures["activation"]["components"]["transformer"]["layers"]
     assert len(groups) < sum(len(group["names"]) for group in groups)

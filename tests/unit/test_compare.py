@@ -1,9 +1,11 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ernie_qa.cli import main
+from ernie_qa.frozen import thaw
 from ernie_qa.recipe import Recipe
 from ernie_qa.record import Identity, Record
 from ernie_qa.report.compare import Comparison, compare, lines
@@ -41,6 +43,20 @@ def test_what_got_worse_is_told_with_how_much(record: Record) -> None:
     assert rows(compare(a, b))["images.lpips_mean"] == "worse"
     assert rows(compare(b, a))["images.lpips_mean"] == "better"
     assert "worse (+50.0%)" in "\n".join(lines(compare(a, b)))
+
+
+def test_what_a_recipe_asks_for_is_better_or_worse_under_that_recipe_alone(record: Record) -> None:
+    name = "package.quantized_layers[transformer]"
+    figures = {key: thaw(one) for key, one in record.figures.items()}
+    layers = figures["package"]["components"]["transformer"]["layers"]
+    layers[0]["quantized"] = not layers[0]["quantized"]
+    fewer = replace(record, figures=figures)
+    assert rows(compare(record, fewer))[name] == "worse"
+    other = replace(fewer, recipe=Identity("other", "1" * 64))
+    comparison = compare(record, other)
+    assert rows(comparison)[name] == "differs"
+    assert re.search(r"quantized_layers\[transformer\] .* differs \(-", "\n".join(lines(comparison)))
+    assert rows(comparison)["package.memory_bytes[transformer]"] == "same"
 
 
 def test_time_on_a_cpu_is_never_better_or_worse(record: Record) -> None:

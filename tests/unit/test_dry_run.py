@@ -70,6 +70,20 @@ def test_what_is_lacking_is_told_and_exits_2(
     assert "\nlacking: memory: needed are " in capsys.readouterr().out
 
 
+def test_an_allowance_that_matches_nothing_is_told(
+    dry_run: Callable[..., int], write_recipe: Callable[[str, float], Path], capsys: Any
+) -> None:
+    recipe = write_recipe("mine", 1.0)
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace("adaLN_modulation.*", "adaln.*"), encoding="utf-8")
+    assert dry_run("--recipe", str(recipe)) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert 'no layer of tiny is named as "transformer.adaln.*", so it allows nothing' in told
+    assert dry_run("--recipe", str(recipe), "--json") == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert warning.startswith(f"warning: {recipe}: activation.allow: no layer")
+
+
 def test_bad_input_is_one_line_as_without_a_dry_run(
     dry_run: Callable[..., int],
     tmp_path: Path,

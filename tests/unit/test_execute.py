@@ -180,7 +180,7 @@ def test_an_error_of_no_known_kind_is_told_and_an_interruption_drops_the_pipelin
         with pytest.raises(expected, match="first broke off: TypeError" if recipe is first else None):
             session.draw(recipe)
         assert alive() is None
-    assert session.broken == ("first", "second")
+    assert session.broken == ("first",)
 
 
 class Reached(BaseException):

@@ -154,11 +154,11 @@ def test_an_edited_or_moved_floor_is_refused(
     noise: Noise, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = save_noise(tmp_path, noise)
-    assert main(["baseline", "verify", str(tmp_path)]) == 0
+    assert main(["baseline", "verify", "--baselines", str(tmp_path)]) == 0
     assert "the noise floor under 2 changes" in capsys.readouterr().out
     there = noise_file(tmp_path, "toy", "cpu", "another")
     file.rename(there)
-    assert main(["baseline", "verify", str(tmp_path)]) == 2
+    assert main(["baseline", "verify", "--baselines", str(tmp_path)]) == 2
     assert "moved or renamed" in capsys.readouterr().err
     there.rename(file)
     document = json.loads(file.read_text())
@@ -166,7 +166,7 @@ def test_an_edited_or_moved_floor_is_refused(
     file.write_text(json.dumps(document))
     with pytest.raises(BaselineError, match="was edited"):
         find_noise(tmp_path, "toy", "cpu", "pair")
-    assert main(["baseline", "verify", str(tmp_path)]) == 2
+    assert main(["baseline", "verify", "--baselines", str(tmp_path)]) == 2
 
 
 def test_what_was_accepted_may_move_as_far_as_the_floor(observed: tuple, tmp_path: Path) -> None:

@@ -34,9 +34,10 @@ from ernie_qa.forecast import (
 from ernie_qa.models.find import find_model
 from ernie_qa.models.hub import Download
 from ernie_qa.models.weights import bf16_bytes
+from ernie_qa.picture import Picture
 from ernie_qa.plan import Plan, plan
 from ernie_qa.recipe import find_recipe
-from ernie_qa.record import Identity, Picture
+from ernie_qa.record import Identity
 from ernie_qa.report.forecast import document, forecast_lines
 
 GIB = 2**30

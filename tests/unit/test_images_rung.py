@@ -12,8 +12,9 @@ from ernie_qa.drawing import Drawn
 from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.models.find import Model
+from ernie_qa.picture import Picture
 from ernie_qa.recipe import Gate, Limit, Recipe, find_recipe
-from ernie_qa.record import Identity, ModelIdentity, Picture, Record
+from ernie_qa.record import Identity, ModelIdentity, Record
 from ernie_qa.rungs import Arm, Evidence, images, rungs
 from ernie_qa.suite import Case, Suite
 from ernie_qa.verdict import Check, Status, Verdict

@@ -76,6 +76,10 @@ def test_a_required_baseline_that_nobody_accepted_is_not_comparable(bf16: Record
     [
         (gated(lpips_maen=at_most(1)), "no rung judges 'images.lpips_maen'"),
         (gated(lpips_mean=at_least(0.1)), "images.lpips_mean: has no max"),
+        (
+            gated(lpips_mean=at_most(-1)),
+            r"limits.images.lpips_mean.max: found -1, and no such figure is below",
+        ),
         (gated(ssim_mean=at_most(0.98)), "images.ssim_mean: has no min"),
         (gated(informational=("image.psnr_mean",)), "'image.psnr_mean' belongs to no rung"),
     ],

@@ -15,9 +15,10 @@ from PIL import Image
 
 from ernie_qa.cli import main
 from ernie_qa.execute import Session
+from ernie_qa.picture import Picture
 from ernie_qa.plan import plan
 from ernie_qa.recipe import Recipe
-from ernie_qa.record import Ended, Identity, Picture, Record, load_record
+from ernie_qa.record import Ended, Identity, Record, load_record
 from ernie_qa.report.files import SCHEMA, document
 from ernie_qa.report.page import curves, sides, write_page
 from ernie_qa.report.page.axes import round_numbers

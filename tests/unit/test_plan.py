@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ernie_qa.errors import ErnieQAError, InputError, ModelError
+from ernie_qa.errors import ErnieQAError, InputError, ModelError, RecipeError
 from ernie_qa.plan import Plan, plan
 from ernie_qa.recipe import REFERENCE
 
@@ -96,3 +96,54 @@ def test_an_offloaded_recipe_that_is_none(planned: Planned, given: str) -> None:
     said = refused(planned, offload=[given])
     assert said.startswith(f"--offload {given}: no recipe of this run; it has bf16, ")
     assert said.endswith('did you mean "mine"?') == (given == "mien")
+
+
+@pytest.fixture
+def changed(write_recipe: Callable[[str, float], Path]) -> Callable[[str, str], Path]:
+    """`changed(old, new)`: a recipe with one thing in it put otherwise."""
+
+    def change(old: str, new: str) -> Path:
+        path = write_recipe("mine", 1.0)
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        return path
+
+    return change
+
+
+def test_limits_for_a_suite_that_nobody_knows_are_refused(
+    tiny_model: Path, small_suite: Path, changed: Callable[[str, str], Path]
+) -> None:
+    wrong = changed("gates.small", "gates.turbo1")
+    with pytest.raises(RecipeError) as told:
+        plan(tiny_model, [wrong], small_suite)
+    assert str(told.value) == (
+        f"{wrong}: gates.turbo1: no suite of this name: shipped are base50, mini, turbo10, this run's is "
+        f'small, and no turbo1.toml lies beside the recipe; did you mean "turbo10"?'
+    )
+    # limits for another run: of a shipped suite, or of one of the recipe's own
+    for known in ("mini", "nearby"):
+        path = changed("gates.small", f"gates.{known}")
+        shutil.copy(small_suite, path.with_name("nearby.toml"))
+        assert plan(tiny_model, [path], small_suite).recipes[0].gates.keys() == {known}
+
+
+def test_an_allowance_for_a_suite_that_nobody_knows_is_refused(
+    tiny_model: Path, small_suite: Path, changed: Callable[[str, str], Path]
+) -> None:
+    path = changed('when = "few_rows"', 'when = "few_rows"\nsuites = ["smal"]')
+    with pytest.raises(RecipeError, match=r'activation\.allow\[0\]\.suites: .*; did you mean "small"\?'):
+        plan(tiny_model, [path], small_suite)
+
+
+def test_an_allowance_that_matches_no_layer_is_told(
+    tiny_model: Path, small_suite: Path, changed: Callable[[str, str], Path]
+) -> None:
+    path = changed("transformer.adaLN_modulation.*", "transformer.adaln.*")
+    found = plan(tiny_model, [path], small_suite)
+    assert found.warnings == (
+        f'warning: {path}: activation.allow: no layer of tiny is named as "transformer.adaln.*", so it '
+        "allows nothing",
+    )
+    assert plan("mini", ["sdnq-int8", "bnb-nf4"]).warnings == ()

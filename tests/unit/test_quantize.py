@@ -1,13 +1,8 @@
-"""`ernie-qa quantize`: what is written, what is refused, what a failure leaves and how it goes on."""
+"""`ernie-qa quantize`: what is written, what is refused, and what the command says."""
 
 import errno
 import json
-import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
 import weakref
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +11,7 @@ from typing import Any
 import pytest
 
 from ernie_qa.cli import main
-from ernie_qa.errors import ErnieQAError, InputError, ModelError, RecipeError, UnavailableError
+from ernie_qa.errors import InputError, ModelError, RecipeError, UnavailableError
 from ernie_qa.models.find import find_model
 from ernie_qa.models.replica import write_replica
 from ernie_qa.pipeline import load_pipeline
@@ -24,9 +19,8 @@ from ernie_qa.quantize import quantize
 from ernie_qa.quantize.needed import BESIDE, estimate, size_of
 from ernie_qa.quantizers import checked_options, find_quantizer, sdnq
 from ernie_qa.recipe import QUANTIZABLE, find_recipe
+from tests.quantizing import DEQUANT, INT8, NF4, QMM, contents, refused, stop_at
 
-QMM, DEQUANT, INT8, NF4 = "sdnq-uint4-static", "sdnq-uint4-dequant", "sdnq-int8", "bnb-nf4"
-HIDDEN = ".new.ernie-qa-unfinished"
 MIXED = """
 schema = 1
 summary = "two quantizers, and a text encoder in BF16"
@@ -43,32 +37,8 @@ modules_to_not_use_matmul = ["up_proj"]
 """
 
 
-@pytest.fixture(scope="module")
-def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Undisturbed runs."""
-    place = tmp_path_factory.mktemp("whole")
-    for recipe in (QMM, NF4):
-        quantize(tiny_model, recipe, place / recipe, device="cpu")
-    return {recipe: place / recipe for recipe in (QMM, NF4)}
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    files = sorted(file for file in directory.rglob("*") if file.is_file())
-    return {file.relative_to(directory).as_posix(): file.read_bytes() for file in files}
-
-
 def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def stop_at(what: str, problem: BaseException) -> Any:
-    """A progress that raises when that is begun."""
-
-    def progress(done: int, total: int, doing: str) -> None:
-        if doing == what:
-            raise problem
-
-    return progress
 
 
 # --- what is written ---
@@ -214,12 +184,6 @@ def test_one_component_is_in_memory_at_a_time(
 # --- what is refused ---
 
 
-def refused(error: type[ErnieQAError], match: str, *given: Any, **how: Any) -> None:
-    with pytest.raises(error, match=match) as raised:
-        quantize(*given, **{"device": "cpu", **how})
-    assert len(str(raised.value).splitlines()) == 1
-
-
 def test_recipes_that_will_not_do(tmp_path: Path, tiny_model: Path) -> None:
     refused(RecipeError, "no recipe named .*sdnq-int8", tiny_model, "sdnq-int9", tmp_path / "new")
     refused(RecipeError, "bf16 quantizes nothing", tiny_model, "bf16", tmp_path / "new")
@@ -338,136 +302,6 @@ def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         UnavailableError, r"needs 7\d,\d{3},\d{3} bytes .* 123,456 are free", "mini", NF4, tmp_path / "new"
     )
     assert not list(tmp_path.iterdir())
-
-
-def test_a_file_that_may_not_grow_and_then_may(
-    tmp_path: Path, tiny_model: Path, whole: dict[str, Path]
-) -> None:
-    """The system's own limit, which safetensors meets while it writes the largest component."""
-    sizes = {name: size_of(whole[QMM] / name) for name in QUANTIZABLE}
-    assert max(sizes["pe"], sizes["text_encoder"]) < 900_000 < sizes["transformer"]
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, before[1]))
-    try:
-        refused(
-            UnavailableError,
-            "new: cannot be written: File too large; .*; what was done is kept, and the same command goes on",
-            tiny_model,
-            QMM,
-            tmp_path / "new",
-        )
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [entry.name for entry in tmp_path.iterdir()] == [HIDDEN]
-    assert {entry.name for entry in (tmp_path / HIDDEN).iterdir()} == {"parts.json", "pe", "text_encoder"}
-    found = quantize(tiny_model, QMM, tmp_path / "new", device="cpu")
-    assert found.resumed == ("pe", "text_encoder")
-    assert contents(tmp_path / "new") == contents(whole[QMM])
-    assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
-
-
-def test_a_disk_that_fills_up_at_once_leaves_nothing(tmp_path: Path, tiny_model: Path) -> None:
-    full = stop_at("pe: writing", OSError(errno.ENOSPC, "No space left on device"))
-    refused(
-        UnavailableError,
-        "disk is full: .*; nothing was left",
-        tiny_model,
-        NF4,
-        tmp_path / "new",
-        progress=full,
-    )
-    assert not list(tmp_path.iterdir())
-
-
-# --- interrupted ---
-
-KILLED = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
-from ernie_qa.cli import main
-from ernie_qa.quantizers import {quantizer} as quantizer
-
-save = quantizer.save
-def interrupted(module, folder, options):
-    save(module, folder, options)
-    if folder.parent.joinpath("pe").is_dir():
-        os.kill(os.getpid(), signal.{signal})
-quantizer.save = interrupted
-sys.exit(main(["quantize", {model!r}, "--recipe", {recipe!r}, "--output", {output!r}, "--device", "cpu"]))
-"""
-
-
-@pytest.mark.parametrize(
-    ("recipe", "sent"), [(QMM, signal.SIGKILL), (NF4, signal.SIGKILL), (QMM, signal.SIGINT)]
-)
-def test_what_an_interrupted_process_did_is_not_done_again(
-    tmp_path: Path, tiny_model: Path, whole: dict[str, Path], recipe: str, sent: signal.Signals
-) -> None:
-    code = KILLED.format(
-        quantizer=find_recipe(recipe).components["pe"],
-        signal=sent.name,
-        model=str(tiny_model),
-        recipe=recipe,
-        output=str(tmp_path / "new"),
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if sent == signal.SIGINT:
-        assert done.returncode == 130
-        assert done.stderr == (
-            f"ernie-qa: {tmp_path / 'new'}: interrupted, not written; the same command goes on with the "
-            "component at which it stopped\n"
-        )
-    else:
-        assert done.returncode == -sent
-    assert [entry.name for entry in tmp_path.iterdir()] == [HIDDEN]
-    made = (tmp_path / HIDDEN / "pe").stat().st_ino
-    found = quantize(tiny_model, recipe, tmp_path / "new", device="cpu")
-    assert found.resumed == ("pe",)
-    assert (tmp_path / "new" / "pe").stat().st_ino == made
-    assert contents(tmp_path / "new") == contents(whole[recipe])
-
-
-def test_what_another_recipe_left_is_of_no_use(
-    tmp_path: Path, tiny_model: Path, whole: dict[str, Path]
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        quantize(
-            tiny_model,
-            QMM,
-            tmp_path / "new",
-            device="cpu",
-            progress=stop_at("transformer: quantizing", KeyboardInterrupt()),
-        )
-    assert (tmp_path / HIDDEN / "pe").is_dir()
-    found = quantize(tiny_model, NF4, tmp_path / "new", device="cpu")
-    assert found.resumed == ()
-    assert contents(tmp_path / "new") == contents(whole[NF4])
-
-
-def test_what_does_not_read_back_is_not_kept(
-    tmp_path: Path, tiny_model: Path, whole: dict[str, Path]
-) -> None:
-    stop = stop_at("transformer: quantizing", KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        quantize(tiny_model, NF4, tmp_path / "new", device="cpu", progress=stop)
-    weights = tmp_path / HIDDEN / "pe" / "model.safetensors"
-    os.truncate(weights, weights.stat().st_size - 1)
-    refused(
-        UnavailableError, "new/pe/model.safetensors: truncated.* run it", tiny_model, NF4, tmp_path / "new"
-    )
-    assert not list(tmp_path.iterdir())
-    assert quantize(tiny_model, NF4, tmp_path / "new", device="cpu").resumed == ()
-    assert contents(tmp_path / "new") == contents(whole[NF4])
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 1}', '{"parts": [{}]}'])
-def test_a_damaged_list_is_no_list(
-    tmp_path: Path, tiny_model: Path, whole: dict[str, Path], text: str
-) -> None:
-    (tmp_path / HIDDEN / "pe").mkdir(parents=True)
-    (tmp_path / HIDDEN / "parts.json").write_text(text)
-    assert quantize(tiny_model, NF4, tmp_path / "new", device="cpu").resumed == ()
-    assert contents(tmp_path / "new") == contents(whole[NF4])
 
 
 # --- the command ---

@@ -3,6 +3,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from ernie_qa.doctor.findings import TIMES
 from ernie_qa.plan import plan
 from ernie_qa.pytest_plugin import OPTIONS
 
@@ -29,6 +30,13 @@ def test_its_python_names_what_exists() -> None:
     used = set(re.findall(r"\bernie_qa\.(\w+)", ast.unparse(ast.parse(code))))
     assert used <= set(ernie_qa.__all__)
     assert {"find_model", "load_pipeline", "observe", "judge"} <= used
+
+
+def test_its_times_are_those_that_the_doctor_tells() -> None:
+    said = README.partition("Once installed and fetched it takes")[2].partition("\n\n")[0]
+    for name, time in TIMES.items():
+        assert f" {time} " in said
+        assert name in " ".join(said.split())
 
 
 def test_every_dependency_is_listed_with_its_licence() -> None:

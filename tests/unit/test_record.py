@@ -16,7 +16,8 @@ from PIL import Image
 from ernie_qa.errors import RecordError
 from ernie_qa.fingerprint import Fingerprint
 from ernie_qa.frozen import digest
-from ernie_qa.record import Ended, Identity, ModelIdentity, Picture, Record, load_record
+from ernie_qa.picture import Picture
+from ernie_qa.record import Ended, Identity, ModelIdentity, Record, load_record
 from ernie_qa.trajectories import Trajectories
 
 STORED = Path(__file__).parents[1] / "data" / "record-schema1"

@@ -88,11 +88,21 @@ def test_waivers_are_listed() -> None:
     assert "mine  waiver of a.c until 2026-12-31: known upstream" in shown
 
 
-def test_a_narrow_terminal_keeps_the_share_and_drops_the_name() -> None:
-    wide, narrow, least = (lines(verdicts()[:1], width=width)[1] for width in (120, 55, 50))
-    assert wide.endswith("PASS     90% lpips_mean")
-    assert narrow.endswith("PASS     90%")
-    assert least.endswith("PASS")
+def test_a_narrow_terminal_has_what_is_nearest_to_its_limit_below_the_table() -> None:
+    wide, narrow = (lines(verdicts()[:1], width=width) for width in (59, 58))
+    assert wide[1].endswith("PASS     90% lpips_mean")
+    assert narrow[1].endswith("PASS")
+    assert narrow[-3:] == ["", "recipe             of limit", "sdnq-uint4-static  90% lpips_mean"]
+    # without a figure there is nothing to say below either
+    assert not any("of limit" in line for line in lines([Verdict("mine", (check("a.b"),))], width=20))
+
+
+def test_the_words_that_the_table_uses_are_told_below_it() -> None:
+    passed = Verdict("one", (check("a.b"),))
+    assert len(lines([passed])) == 2
+    shown = Verdict("two", (check("a.b"), check("c.d", required=False)))
+    assert lines([passed, shown])[3] == "in brackets: decides nothing; -: does not concern it"
+    assert lines(verdicts())[3] == "unclear: could not be judged; -: does not concern it"
 
 
 def test_an_informational_failure_is_a_note() -> None:

@@ -1,11 +1,14 @@
 """`ernie-qa selftest`: what it prints and how it ends."""
 
 import json
+from importlib import import_module
 
 import pytest
 
 from ernie_qa.cli import main
+from ernie_qa.errors import UnavailableError
 from ernie_qa.faults import Fault, corpus
+from ernie_qa.fidelity.text.engines import tesseract
 from ernie_qa.report.selftest import document, lines, summary
 from ernie_qa.selftest import Result
 from ernie_qa.selftest.row import Row
@@ -68,6 +71,26 @@ def test_a_caught_fault_ends_well_and_the_json_counts(capsys: pytest.CaptureFixt
     assert entry["caught_by"] == "package"
     assert entry["check"] == "package.weights[transformer]"
     assert entry["measured"] > entry["limit"] == 1
+
+
+def test_a_missing_engine_is_told_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> str:
+        raise UnavailableError("rus.traineddata is not installed: apt-get install tesseract-ocr-rus")
+
+    def never(*given: object, **options: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(tesseract, "version", missing)
+    # the package has a function of that name as well
+    monkeypatch.setattr(import_module("ernie_qa.selftest.bench"), "load_pipeline", never)
+    assert main(["selftest"]) == 2
+    assert capsys.readouterr().err == (
+        "ernie-qa: selftest needs what reads words in pictures: rus.traineddata is not installed: "
+        "apt-get install tesseract-ocr-rus\n"
+    )
+    assert main(["selftest", "--list"]) == 0
 
 
 def test_the_table_tells_what_survived_and_what_does_not_count() -> None:

@@ -219,3 +219,25 @@ def test_a_shipped_suites_name_with_other_texts_is_refused(tmp_path):
     copy.write_text(text.replace('text = ["BAKERY"]\n', ""), encoding="utf-8")
     with pytest.raises(SuiteError, match="mini is a shipped suite, and this is another"):
         find_suite(copy)
+
+
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_suite_can_be_drawn(tmp_path: Path) -> None:
+    ((name, text),) = re.findall(r"`(\w+\.toml)`:\n\n```toml\n(.*?)^```$", DOCUMENTED, re.M | re.S)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    suite = find_suite(tmp_path / name)
+    assert (suite.name, len(suite.cases), suite.cases[1].text) == ("posters", 2, ())
+    check_sizes(suite, 16, "the full size")
+
+
+@pytest.mark.parametrize("table", ["", "[[cases]]"])
+def test_every_key_of_a_suite_is_documented_and_no_other(tmp_path: Path, table: str) -> None:
+    whole = WHOLE + "odd = 1\n" if table else "odd = 1\n" + WHOLE
+    with pytest.raises(SuiteError) as told:
+        find_suite(write(tmp_path, whole))
+    allowed = set(str(told.value).partition("allowed: ")[2].split(", ")) - {"cases"}
+    section = DOCUMENTED.partition("## A case" if table else "## The suite")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == allowed

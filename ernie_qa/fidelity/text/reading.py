@@ -14,7 +14,7 @@ from ernie_qa.fidelity.text.columns import columns
 from ernie_qa.fidelity.text.engines import Engine, rapidocr
 from ernie_qa.fingerprint import version_of
 from ernie_qa.frozen import digest
-from ernie_qa.record import pixels_hash
+from ernie_qa.picture import pixels_hash
 
 if TYPE_CHECKING:
     from ernie_qa.fidelity.metrics import Pixels

@@ -39,14 +39,16 @@ def write_page(
     *,
     suite: Suite | None = None,
     broken: Sequence[str] = (),
+    unfinished: Sequence[str] = (),
     comparison: Comparison | None = None,
     most: int = MOST_PICTURES,
 ) -> Path:
     """Write the page about `shown` into `directory`, and return where it is.
 
     `suite` has the prompts; without it they are looked for among the shipped suites. `broken` names recipes
-    that broke off. With a `comparison`, its pictures are the two records'. At most `most` cases of a record
-    are shown. InputError where nothing can be written there.
+    that broke off, `unfinished` those that an interruption left without a verdict. With a `comparison`, its
+    pictures are the two records'. At most `most` cases of a record are shown. InputError where nothing can be
+    written there.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -71,9 +73,8 @@ def write_page(
         first = pairs[0] if pairs and status_of(shown) is not Status.FAIL else None
         template = templates.get_template("page.html")
         about = {
-            "status": _status(shown, broken),
-            "broken": broken,
-            "headline": ladder.headline(shown, broken),
+            "status": _status(shown, [*broken, *unfinished]),
+            "headline": ladder.headline(shown, broken, unfinished),
             "overview": ladder.overview(shown),
             "groups": [
                 {
@@ -118,9 +119,9 @@ def write_page(
     return directory / PAGE
 
 
-def _status(shown: Sequence[Shown], broken: Sequence[str]) -> Status:
-    """What all amount to: a recipe that broke off is not comparable."""
-    return worst([status_of(shown), *(Status.NOT_COMPARABLE for _ in broken)])
+def _status(shown: Sequence[Shown], unjudged: Sequence[str]) -> Status:
+    """What all amount to: a recipe without a verdict is not comparable."""
+    return worst([status_of(shown), *(Status.NOT_COMPARABLE for _ in unjudged)])
 
 
 def _asset(name: str) -> str:

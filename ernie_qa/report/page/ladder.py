@@ -98,16 +98,16 @@ def overview(shown: Sequence[Shown]) -> dict[str, list[tuple[str, ...]]]:
     return {"rungs": [(name,) for name in names], "rows": rows}
 
 
-def headline(shown: Sequence[Shown], broken: Sequence[str] = ()) -> str:
+def headline(shown: Sequence[Shown], broken: Sequence[str] = (), unfinished: Sequence[str] = ()) -> str:
     """What all records amount to, in a sentence."""
-    if not shown and not broken:
+    if not shown and not broken and not unfinished:
         return "No record: nothing was shown."
-    return " ".join(_sentences(shown, broken))
+    return " ".join(_sentences(shown, broken, unfinished))
 
 
-def _sentences(shown: Sequence[Shown], broken: Sequence[str]) -> Iterator[str]:
+def _sentences(shown: Sequence[Shown], broken: Sequence[str], unfinished: Sequence[str]) -> Iterator[str]:
     passed = sum(one.verdict.status is Status.PASS for one in shown)
-    yield f"{passed} of {len(shown) + len(broken)} pass."
+    yield f"{passed} of {len(shown) + len(broken) + len(unfinished)} pass."
     for one in shown:
         for status, word in ((Status.FAIL, "fails at"), (Status.NOT_COMPARABLE, "cannot be judged at")):
             if one.verdict.status is status:
@@ -115,6 +115,8 @@ def _sentences(shown: Sequence[Shown], broken: Sequence[str]) -> Iterator[str]:
                 yield f"{one.label} {word} {', '.join(where) or 'every rung: nothing was shown'}."
     if broken:
         yield f"Broke off, and not judged: {', '.join(broken)}."
+    if unfinished:
+        yield f"Interrupted, and not judged: {', '.join(unfinished)}."
 
 
 def _rungs(verdicts: Sequence[Verdict]) -> list[str]:

@@ -9,16 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.errors import SuiteError
 from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.rungs import cost, images, text
-from ernie_qa.suite import find_suite, more_seeds
+from ernie_qa.suite import recorded_suite
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ernie_qa.record import Picture, Record
+    from ernie_qa.picture import Picture
+    from ernie_qa.record import Record
     from ernie_qa.report.compare import Comparison
     from ernie_qa.report.shown import Shown
     from ernie_qa.suite import Case, Suite
@@ -132,14 +132,8 @@ def _unlike(record: Record, other: Record | None) -> str:
 
 def _cases(record: Record, suite: Suite | None) -> Mapping[str, Case]:
     """The cases that were drawn, where a suite is at hand that is the recorded one."""
-    try:
-        found = suite or find_suite(record.suite.name)
-        if found.hash != record.suite.hash:
-            more = more_seeds(record.suite.hash, found.hash)
-            found = found.with_seeds(found.seeds + more) if more else found
-    except SuiteError:
-        return {}
-    return {case.id: case for case in found.cases} if found.hash == record.suite.hash else {}
+    found = recorded_suite(record.suite.name, record.suite.hash, suite)
+    return {case.id: case for case in found.cases} if found else {}
 
 
 def _badness(record: Record, case: str) -> tuple[int, float]:
