@@ -42,7 +42,7 @@ NO_TABLE = (
 
 _INPUT = "ernie_qa"
 """What a worker finds its share under: the `directory`, its `gpu` as an entry of CUDA_VISIBLE_DEVICES (empty
-where the run is on no GPU) and its `part` of what is kept apart."""
+where the run is on no GPU), its `part` of what is kept apart, and `among` how many workers it is one."""
 
 
 @dataclass
