@@ -28,14 +28,15 @@ INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
 TRITON = "TRITON_CACHE_DIR"
 
 
-def keep(device: str) -> Path | None:
+def keep(device: str, apart: str = "") -> Path | None:
     """Have this process keep its compiled kernels in a directory of this GPU, build and SDNQ's settings.
 
+    `apart` names a part of it, for one of several processes at once: `compiled_files` counts all that grows.
     Returns that directory, or None where nothing changes: on a CPU, without a usable GPU, where it cannot be
     written, or where both variables are set already. A variable that is set stays as it is. To be called
     before sdnq is imported: what compiled earlier went elsewhere, and the variables look set.
     """
-    wanted = settings(device)
+    wanted = settings(device, apart)
     try:
         for path in wanted.values():
             Path(path).mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def keep(device: str) -> Path | None:
     return Path(kept[0]).parent if kept else None
 
 
-def settings(device: str) -> dict[str, str]:
+def settings(device: str, apart: str = "") -> dict[str, str]:
     """What `keep` would set where it is not set: variable -> directory. Empty where it would set nothing at
     all; nothing is created."""
     if device == "cpu":
@@ -56,7 +57,7 @@ def settings(device: str) -> dict[str, str]:
     key = _key(device)
     if key is None:
         return {}
-    place = cache_directory().absolute() / "compile" / key
+    place = cache_directory().absolute() / "compile" / key / apart
     found = {INDUCTOR: place / "inductor", TRITON: place / "triton"}
     if not all(map(_writable, found.values())):
         return {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ernie_qa.baseline.noise import Noise
     from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.baseline.store import Baseline
+    from ernie_qa.exchange import Exchange
     from ernie_qa.plan import Plan
     from ernie_qa.recipe import Recipe
     from ernie_qa.record import Record
@@ -53,7 +55,9 @@ class Session:
     """The arms of one plan. Each is observed once, when it is first asked for, and judged at once.
 
     The BF16 arm is observed before any other, whether or not it was asked for, and is the reference of all.
-    An arm's pipeline is dropped before the next one is loaded.
+    An arm's pipeline is dropped before the next one is loaded. With an `exchange` other processes run arms of
+    the same plan beside this one: BF16 is drawn by whoever comes first while the others wait, no arm is begun
+    twice, and every record is left there.
     """
 
     def __init__(
@@ -65,8 +69,10 @@ class Session:
         any_allocator: bool = False,
         all_rungs: bool = False,
         progress: Progress = lambda recipe, drawn, wanted: None,
+        exchange: Exchange | None = None,
     ) -> None:
         self.plan = plan
+        self._exchange = exchange
         self._any_allocator = any_allocator
         self._all_rungs = all_rungs
         self._baselines = baselines
@@ -164,20 +170,39 @@ class Session:
                 require_device(self.plan.device)
                 if self.plan.device != "cpu":
                     self._check_allocator()
-                    compile_cache.keep(self.plan.device)
+                    compile_cache.keep(self.plan.device, self._exchange.apart if self._exchange else "")
                 if self.plan.model.weights != "random":
                     fetch()
                 if self._baselines:
-                    machine = machine_of(self.plan.device)
-                    self._baseline = find_baseline(self._baselines, self.plan.model.name, machine)
-                    self._noise = find_noise(
-                        self._baselines, self.plan.model.name, machine, self.plan.suite.name
-                    )
+                    self._find_accepted(self._baselines, machine_of(self.plan.device))
             except (UnavailableError, BaselineError) as error:
                 self._lacking = error
             self._prepared = True
         if self._lacking:
             raise self._lacking
+
+    def _find_accepted(self, baselines: Path, machine: str) -> None:
+        model = self.plan.model.name
+        self._baseline = find_baseline(baselines, model, machine)
+        self._noise = find_noise(baselines, model, machine, self.plan.suite.name)
+
+    def adopt(self, records: Mapping[str, Record], begun: Collection[str], asked: Collection[str]) -> None:
+        """Judge here what other processes observed: the `records` of the recipes that were `asked` for.
+
+        Of what was `begun`, the recipes without a record broke off. Nothing is loaded, and no GPU looked at:
+        the machine is the one that BF16's record names. Without that nothing is judged. BaselineError where
+        what was accepted is damaged.
+        """
+        self._records.update(records)
+        self._begun.update(begun)
+        if REFERENCE not in records:
+            return
+        if self._baselines:
+            self._find_accepted(self._baselines, records[REFERENCE].fingerprint.machine)
+        self._prepared = True
+        for recipe in self.plan.recipes:
+            if recipe.name in asked and recipe.name in records:
+                self.outcome(recipe)
 
     def _check_allocator(self) -> None:
         if not self._any_allocator and (reason := allocator.runaway(os.environ)):
@@ -213,6 +238,8 @@ class Session:
             if recipe.name in self._begun:
                 raise ErnieQAError(f"{recipe.name} broke off before; its first error says why")
             reference = None if recipe.name == REFERENCE else self._bf16()
+            if self._exchange:
+                self._exchange.begin(recipe.name)
             self._begun.add(recipe.name)
             self._progress(recipe.name, 0, len(self.plan.suite.cases))
             self._running = self._guarded(recipe, lambda: (recipe.name, self._observation(recipe, reference)))
@@ -230,7 +257,8 @@ class Session:
         self._guarded(recipe, lambda: self._observing.draw())
 
     def _bf16(self) -> Record:
-        return self._finished(find_recipe(REFERENCE))
+        with self._exchange.turn() if self._exchange else nullcontext():
+            return self._finished(find_recipe(REFERENCE))
 
     def _recipe(self, name: str) -> Recipe:
         return next((one for one in self.plan.recipes if one.name == name), find_recipe(REFERENCE))
@@ -244,14 +272,20 @@ class Session:
     def _finished(self, recipe: Recipe) -> Record:
         """The record of one arm, drawn to its end; its pipeline is dropped."""
         if recipe.name not in self._records:
-            while self.begin(recipe):
-                self.warm_up(recipe)
-                self.draw(recipe)
-            record = self._guarded(recipe, lambda: self._observing.finish())
-            self._drop()
-            self._progress(recipe.name, len(self.plan.suite.cases), len(self.plan.suite.cases))
-            self._records[recipe.name] = record
+            found = self._exchange.record(recipe.name) if self._exchange else None
+            self._records[recipe.name] = found or self._observed(recipe)
         return self._records[recipe.name]
+
+    def _observed(self, recipe: Recipe) -> Record:
+        while self.begin(recipe):
+            self.warm_up(recipe)
+            self.draw(recipe)
+        record = self._guarded(recipe, lambda: self._observing.finish())
+        self._drop()
+        self._progress(recipe.name, len(self.plan.suite.cases), len(self.plan.suite.cases))
+        if exchange := self._exchange:
+            self._guarded(recipe, lambda: exchange.keep(recipe.name, record))
+        return record
 
     def _observation(self, recipe: Recipe, reference: Record | None) -> Observation:
         pipe = load_pipeline(
@@ -290,6 +324,9 @@ class Session:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 self._begun.discard(recipe.name)
+            if self._exchange and isinstance(error, Exception):
+                why = str(error) if isinstance(error, ErnieQAError) else told(error)
+                self._exchange.broke(recipe.name, why)
             broke = ErnieQAError(f"{recipe.name} broke off: {told(error)}")
             broke.add_note(traceback.format_exc())
             forget(error)

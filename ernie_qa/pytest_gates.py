@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """What one pytest run gates: a plan a device while tests are collected, one session when they run."""
+    """What one pytest run gates: a plan a device while tests are collected, one session when they run.
+
+    `asked` are the recipes that it has gates of, `notes` lines for its end.
+    """
 
     error: str = ""
     unwritten: str = ""
     bundle: Path | None = None
     plans: dict[str, Plan] = field(default_factory=dict)
     session: Session | None = None
+    asked: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -93,17 +98,20 @@ def ernie_draw(ernie_arm: Arm, request: pytest.FixtureRequest) -> Callable[[], N
     round, with the device waited for. What other gates had drawn already is not drawn again.
     """
     prepared = _prepared(request, ernie_arm)
+    plugins = request.config.pluginmanager
 
     def draw() -> None:
         __tracebackhide__ = True
         recipe = ernie_arm.recipe
+        # pytest-benchmark would draw one picture there, and keep no time of it
+        timed = plugins.has_plugin("benchmark") and not hasattr(request.config, "workerinput")
         with _in_one_line(request):
             session = prepared()
-            left = session.begin(recipe)
+            left = session.begin(recipe) if timed else 0
             if left == len(session.plan.suite.cases):
                 session.draw(recipe)
                 left -= 1
-        if left and request.config.pluginmanager.has_plugin("benchmark"):
+        if left and timed:
             request.node.add_marker(pytest.mark.benchmark(timer=_timer(ernie_arm.device), group="a picture"))
             benchmark = request.getfixturevalue("benchmark")
             benchmark.name = recipe.name
@@ -136,8 +144,11 @@ def _prepared(request: pytest.FixtureRequest, arm: Arm) -> Callable[[], Session]
         __tracebackhide__ = True
         from ernie_qa.errors import BaselineError, ErnieQAError
 
-        found = request.config.stash[RUN].session
-        assert found is not None
+        run = request.config.stash[RUN]
+        found = run.session
+        if found is None:
+            request.session.shouldfail = run.error
+            raise ErnieQAError(run.error)
         try:
             found.prepare()
         except ErnieQAError as error:

@@ -1,4 +1,4 @@
-"""pytest's side of ernie_qa: the options, the gates' parameters, checks as outcomes, the verdict table.
+"""pytest's side of ernie_qa: the gates' parameters, what a run leaves, the verdict table.
 
 Inert until a test asks for `ernie_gate`: until then nothing else is imported and no mark is registered, and
 a `gpu` mark on somebody's own tests stays theirs.
@@ -6,18 +6,41 @@ a `gpu` mark on somebody's own tests stays theirs.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from ernie_qa.pytest_gates import RUN, Arm, Run, ernie_arm, ernie_draw, ernie_gate
+from ernie_qa.pytest_options import OPTIONS, devices_of, plan_of, pytest_addoption, session_of, setting
+from ernie_qa.pytest_workers import (
+    exchange_of,
+    gather,
+    is_worker,
+    pytest_configure,
+    pytest_configure_node,
+    pytest_xdist_auto_num_workers,
+    pytest_xdist_make_scheduler,
+    pytest_xdist_node_collection_finished,
+    refusal,
+    tell,
+)
 
-__all__ = ["ernie_arm", "ernie_draw", "ernie_gate"]
+# pytest finds fixtures and hooks here
+__all__ = [
+    "OPTIONS",
+    "ernie_arm",
+    "ernie_draw",
+    "ernie_gate",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_configure_node",
+    "pytest_xdist_auto_num_workers",
+    "pytest_xdist_make_scheduler",
+    "pytest_xdist_node_collection_finished",
+]
 
 if TYPE_CHECKING:
-    from ernie_qa.execute import Progress, Session
     from ernie_qa.plan import Plan
     from ernie_qa.recipe import Recipe
 
@@ -25,74 +48,6 @@ MARKS = {
     "mini": "a gate of ernie_qa on the shipped miniature, on the CPU",
     "gpu": "a gate of ernie_qa on CUDA, for --ernie-model; without a usable GPU it fails",
 }
-OPTIONS = {
-    "model": ("MODEL", "model to gate: 'mini', a diffusers directory, or a hub id (default: mini)"),
-    "recipe": ("RECIPE", "recipe to gate, a shipped name or a TOML file; repeatable (default: all shipped)"),
-    "suite": ("SUITE", "suite to draw, a shipped name or a TOML file (default: the model's own)"),
-    "seeds": ("N", "draw every case with N seeds, its own and others (default: 1)"),
-    "artifact": ("RECIPE=MODEL", "directory or hub id that holds a recipe quantized already; repeatable"),
-    "offload": ("RECIPE", "keep this recipe's components in main memory until they are called; repeatable"),
-    "teacher_cases": ("N", "feed each part what BF16 fed it in the first N cases (default: 2)"),
-    "all_rungs": (None, "measure every rung, even where a required check failed before a picture was drawn"),
-    "any_allocator": (None, "measure even where the allocator's settings let reserved memory run away"),
-    "baselines": ("DIR", "accepted figures to compare with; candidates are kept beside them (default: none)"),
-    "report": (
-        "DIR",
-        "write records, verdict.json and a page into this new or empty directory",
-    ),
-    "update": (
-        None,
-        "keep the records as candidates in DIR/candidates of --ernie-baselines; accepts nothing",
-    ),
-    "require_baseline": (None, "where nothing was accepted for a recipe, its verdict is not comparable"),
-}
-_PLACES = ("baselines", "report")
-_REPEATED = ("recipe", "artifact", "offload")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("ernie_qa", "gates for quantized ERNIE-Image pipelines (ernie_qa)")
-    for name, (metavar, text) in OPTIONS.items():
-        flag, key = f"--ernie-{name.replace('_', '-')}", f"ernie_{name}"
-        if metavar is None:
-            group.addoption(flag, action="store_true", default=None, dest=key, help=text)
-            parser.addini(key, text, type="bool", default=False)
-        elif name in _REPEATED:
-            group.addoption(flag, action="append", metavar=metavar, dest=key, help=text)
-            parser.addini(key, text, type="args", default=[])
-        else:
-            group.addoption(flag, metavar=metavar, dest=key, help=text)
-            parser.addini(key, text, type="string", default="")
-
-
-def setting(config: pytest.Config, name: str) -> Any:
-    """The option, else its ini twin, in which relative paths start at the ini file; falsy without either."""
-    given = config.getoption(f"ernie_{name}")
-    if given is not None:
-        return _at_home(given)
-    value = config.getini(f"ernie_{name}")
-    if isinstance(value, bool):
-        return value
-    root = config.inipath.parent if config.inipath else config.rootpath
-
-    def anchored(text: str) -> str:
-        # of an artifact, RECIPE=MODEL, the model
-        before, equals, place = text.rpartition("=") if name == "artifact" else ("", "", text)
-        path_like = "/" in place or place.endswith(".toml")
-        if name in _PLACES or (path_like and (root / place).exists()):
-            place = str(root / place)
-        return before + equals + place
-
-    expanded = _at_home(value)
-    return anchored(expanded) if isinstance(value, str) and value else [anchored(text) for text in expanded]
-
-
-def _at_home(value: Any) -> Any:
-    """`value`, or each text in it, with `~` expanded: no shell does so in `--option=~/path`."""
-    if isinstance(value, str):
-        before, equals, place = value.rpartition("=")
-        return before + equals + str(Path(place).expanduser()) if place.startswith("~") else value
-    return [_at_home(text) for text in value] if isinstance(value, list) else value
 
 
 def register_marks(config: pytest.Config) -> None:
@@ -113,8 +68,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     run = metafunc.config.stash.setdefault(RUN, Run())
     arms, cases = [], []
     try:
-        for device in _devices(metafunc.config):
-            plan = run.plans.get(device) or _plan(metafunc.config, device)
+        for device in devices_of(metafunc.config):
+            plan = run.plans.get(device) or plan_of(metafunc.config, device)
             run.plans[device] = plan
             cases = [case.id for case in plan.suite.cases]
             arms += [
@@ -127,56 +82,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("ernie_arm", arms, indirect=True, scope="session")
     if "ernie_case" in metafunc.fixturenames:
         metafunc.parametrize("ernie_case", cases)
-
-
-def _devices(config: pytest.Config) -> tuple[str, ...]:
-    """Those that -m may ask for; where that takes working out, both, and pytest selects by the marks."""
-    expression = config.getoption("markexpr").strip()
-    if expression == "gpu":
-        return ("cuda",)
-    return ("cpu", "cuda") if re.search(r"\bgpu\b", expression) else ("cpu",)
-
-
-def _plan(config: pytest.Config, device: str) -> Plan:
-    from ernie_qa.baseline.bundle import make_room
-    from ernie_qa.errors import InputError
-    from ernie_qa.plan import plan
-    from ernie_qa.report.files import check_directory
-
-    model, own = setting(config, "model") or "mini", True
-    if config.getoption("markexpr").strip() == "mini":
-        if config.getoption("ernie_model") not in (None, "mini"):
-            raise InputError(f"-m mini gates the shipped miniature, not {model}; leave one of the two out")
-        model, own = "mini", False
-    if report := setting(config, "report"):
-        check_directory(Path(report))
-    if setting(config, "update") and not setting(config, "baselines"):
-        raise InputError(
-            "--ernie-update keeps candidates beside the baselines: name them, --ernie-baselines DIR"
-        )
-    if setting(config, "update"):
-        make_room(Path(setting(config, "baselines")))
-    return plan(
-        model,
-        setting(config, "recipe"),
-        setting(config, "suite") or None,
-        device,
-        seeds=_number(config, "seeds"),
-        # what an ini file says of these is about its own model
-        artifacts=setting(config, "artifact") if own else config.getoption("ernie_artifact") or (),
-        offload=setting(config, "offload") if own else config.getoption("ernie_offload") or (),
-        teacher_cases=_number(config, "teacher_cases"),
-    )
-
-
-def _number(config: pytest.Config, name: str) -> int | None:
-    """What an option says that takes a number; None where it is not given."""
-    from ernie_qa.errors import InputError
-
-    text = setting(config, name)
-    if text and not (text.isascii() and text.isdecimal()):
-        raise InputError(f"--ernie-{name.replace('_', '-')} {text}: needed is a whole number")
-    return int(text) if text else None
 
 
 def _arm_id(recipe: Recipe, device: str) -> str:
@@ -194,14 +99,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash.get(RUN, None)
     if run is None:
         return
+    try:
+        _make_ready(config, run, items)
+    except pytest.UsageError as error:
+        if not is_worker(config):
+            raise
+        # raised here it would end the worker, and xdist would start another
+        run.error = str(error)
+        if tell(config, {}, "", run.error):
+            items.clear()
+
+
+def _make_ready(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:
     if run.error:
         raise pytest.UsageError(run.error)
     _draw_first(items)
-    devices = {arm.device for arm in map(_arm, items) if arm}
+    gates = {item.nodeid: arm for item in items if (arm := _arm(item))}
+    devices = {arm.device for arm in gates.values()}
     if len(devices) > 1:
         raise pytest.UsageError("-m selects gates on the CPU and on the GPU; run them one after the other")
     for device in devices:
-        run.session = _session(config, run.plans[device])
+        if why := refusal(config, device):
+            raise pytest.UsageError(why)
+        run.session = session_of(config, run.plans[device], exchange_of(config))
+        run.asked = {arm.recipe.name for arm in gates.values()}
+        tell(config, {test: arm.recipe.name for test, arm in gates.items()}, device)
 
 
 def _draw_first(items: list[pytest.Item]) -> None:
@@ -225,43 +147,16 @@ def _arm(item: pytest.Item) -> Arm | None:
     return cast(Arm, item.callspec.params["ernie_arm"])
 
 
-def _session(config: pytest.Config, plan: Plan) -> Session:
-    from ernie_qa.execute import Session
-
-    baselines = setting(config, "baselines")
-    return Session(
-        plan,
-        baselines=Path(baselines) if baselines else None,
-        require_baseline=setting(config, "require_baseline"),
-        any_allocator=setting(config, "any_allocator"),
-        all_rungs=setting(config, "all_rungs"),
-        progress=_live_line(config),
-    )
-
-
-def _live_line(config: pytest.Config) -> Progress:
-    """One line that is rewritten while an arm runs, where somebody is watching."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or not reporter.isatty:
-        return lambda recipe, drawn, wanted: None
-
-    def show(recipe: str, drawn: int, wanted: int) -> None:
-        reporter.ensure_newline()
-        if drawn < wanted:
-            reporter.rewrite(f"{recipe}: picture {drawn + 1} of {wanted}", erase=True)
-        else:
-            reporter.rewrite("", erase=True)
-            reporter.rewrite("")
-
-    return show
-
-
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if is_worker(session.config):
+        return
+    gather(session)
     run = session.config.stash.get(RUN, None)
     if run is None or run.session is None:
         return
     if exitstatus == pytest.ExitCode.INTERRUPTED:
-        run.session.interrupt({arm.recipe.name for arm in map(_arm, session.items) if arm})
+        run.session.interrupt(run.asked)
     if not run.session.outcomes:
         return
     from ernie_qa.errors import ErnieQAError
@@ -283,17 +178,17 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     run = config.stash.get(RUN, None)
-    if run is None or run.session is None or not run.session.outcomes:
+    if run is None or run.session is None or not (run.session.outcomes or run.notes):
         return
     from ernie_qa.report.files import next_step
     from ernie_qa.report.terminal import lines
 
     plan = run.session.plan
     terminalreporter.write_sep("=", f"ernie_qa: {plan.model.name} on suite {plan.suite.title}, {plan.device}")
-    verdicts = [outcome.verdict for outcome in run.session.outcomes]
     width = config.get_terminal_writer().fullwidth
-    for line in lines(verdicts, colour=terminalreporter.hasmarkup, width=width):
-        terminalreporter.write_line(line)
+    if verdicts := [outcome.verdict for outcome in run.session.outcomes]:
+        for line in lines(verdicts, colour=terminalreporter.hasmarkup, width=width):
+            terminalreporter.write_line(line)
     if run.session.compared:
         terminalreporter.write_line("")
         terminalreporter.write_line(run.session.compared)
@@ -304,6 +199,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
     if run.session.unfinished:
         terminalreporter.write_line(f"interrupted, and not judged: {', '.join(run.session.unfinished)}")
+    for note in run.notes:
+        terminalreporter.write_line(note)
     if run.unwritten:
         terminalreporter.write_line(f"ERROR: {run.unwritten}", red=True)
     if run.bundle:

@@ -53,6 +53,9 @@ def test_both_directories_are_set_and_made(tmp_path: Path) -> None:
     assert (place / "triton").is_dir()
     assert keep("cuda:0") == place
     assert keep("cuda:1") is None
+    # what another process compiles beside this one is not counted here
+    beside = settings("cuda", "worker-1")
+    assert beside == {INDUCTOR: f"{place}/worker-1/inductor", TRITON: f"{place}/worker-1/triton"}
 
 
 @pytest.mark.usefixtures("h100")

@@ -216,7 +216,7 @@ def test_kernels_are_kept_before_anything_loads_on_a_gpu(
     with pytest.raises(Reached, match="keep"):
         session.begin(session.plan.recipes[0])
     kept: list[str] = []
-    monkeypatch.setattr(execute.compile_cache, "keep", kept.append)
+    monkeypatch.setattr(execute.compile_cache, "keep", lambda device, apart: kept.append(device))
     session = on_cuda()
     with pytest.raises(Reached, match="load"):
         session.begin(session.plan.recipes[0])

@@ -1,0 +1,91 @@
+"""What several processes of one host that run one plan leave for each other, in a directory:
+
+began/<recipe>      the worker that began the arm
+broke/<recipe>      why it broke off there, in one line
+records/<recipe>/   its record, whole or not at all
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_qa.errors import ErnieQAError
+from ernie_qa.recipe import REFERENCE
+from ernie_qa.record import Record, load_record
+from ernie_qa.toml_input import one_line
+
+_FOLDERS = ("began", "broke", "records")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One process's access to `directory`, which belongs to one run alone and which `make` has made.
+
+    `worker` is the process's name in messages. `apart` is empty, or names what it keeps apart from the others
+    where kernels are compiled: how many one process compiled is told by its own directory.
+    """
+
+    directory: Path
+    worker: str
+    apart: str = ""
+
+    def make(self) -> None:
+        """Make the folders, where they are not there."""
+        for folder in _FOLDERS:
+            (self.directory / folder).mkdir(exist_ok=True)
+
+    def begin(self, recipe: str) -> None:
+        """Say that this process begins an arm. An arm is begun once: ErnieQAError where it was before, and
+        where nothing can be written."""
+        file = self.directory / "began" / recipe
+        try:
+            with file.open("x", encoding="utf-8") as opened:
+                opened.write(self.worker)
+        except FileExistsError:
+            raise ErnieQAError(self.ended(recipe)) from None
+        except OSError as problem:
+            raise ErnieQAError(one_line(f"{file}: cannot be written: {problem.strerror}")) from problem
+
+    def broke(self, recipe: str, why: str) -> None:
+        """Say why the arm that this process began has no record."""
+        # the error itself is raised as well
+        with suppress(OSError):
+            (self.directory / "broke" / recipe).write_text(why, encoding="utf-8")
+
+    def keep(self, recipe: str, record: Record) -> None:
+        """Leave the record of the arm that this process began. RecordError where it cannot be written."""
+        record.save(self.directory / "records" / recipe)
+
+    def record(self, recipe: str) -> Record | None:
+        """The arm's record, every hash checked; None where there is none. RecordError where it is damaged."""
+        place = self.directory / "records" / recipe
+        return load_record(place) if place.is_dir() else None
+
+    @property
+    def begun(self) -> tuple[str, ...]:
+        """The recipes that somebody began, by name."""
+        return tuple(sorted(file.name for file in (self.directory / "began").iterdir()))
+
+    def is_told(self, recipe: str) -> bool:
+        """Whether whoever began the arm left its record, or why there is none."""
+        return any((self.directory / folder / recipe).exists() for folder in ("records", "broke"))
+
+    def ended(self, recipe: str) -> str:
+        """Why an arm that somebody began, and that nobody is at work on, has no record, in one line."""
+        who = (self.directory / "began" / recipe).read_text(encoding="utf-8")
+        broke = self.directory / "broke" / recipe
+        if broke.is_file():
+            return f"{recipe} broke off before, in worker {who}: {broke.read_text(encoding='utf-8')}"
+        others = ", and nothing can be compared without it" if recipe == REFERENCE else ""
+        return f"{recipe} broke off: worker {who} died while it was at it{others}; run again"
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until no other process is in here; the kernel lets the next one in when a process dies."""
+        with (self.directory / "turn.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
