@@ -131,7 +131,16 @@ def told_in_one_line(model: Model, remedy: str = KEEP_OUT) -> Iterator[None]:
     with _logged("transformers") as log:
         try:
             yield
-        except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            OSError,
+            RuntimeError,
+            SafetensorError,
+            TypeError,
+            ValueError,
+        ) as problem:
             said = _cause(problem, log)
             if isinstance(problem, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(f"{problem}\n{said}"):
                 raise OutOfMemoryError(
