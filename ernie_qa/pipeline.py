@@ -128,6 +128,7 @@ def told_in_one_line(model: Model, remedy: str = KEEP_OUT) -> Iterator[None]:
     import torch
     from safetensors import SafetensorError
 
+    usual = torch.get_default_dtype()
     with _logged("transformers") as log:
         try:
             yield
@@ -149,6 +150,9 @@ def told_in_one_line(model: Model, remedy: str = KEEP_OUT) -> Iterator[None]:
             raise ModelError(
                 f"{model.path}: cannot be loaded: {said}; look at its files and config.json"
             ) from problem
+        finally:
+            # diffusers leaves its own behind where a load fails, and the next pipeline would draw with it
+            torch.set_default_dtype(usual)
 
 
 @contextmanager
