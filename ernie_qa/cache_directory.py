@@ -19,7 +19,7 @@ def kept(path: Path) -> Any:
     """The JSON value in that file; None where there is none that can be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -145,10 +145,20 @@ def told_in_one_line(model: Model, remedy: str = KEEP_OUT) -> Iterator[None]:
     import torch
     from safetensors import SafetensorError
 
+    usual = torch.get_default_dtype()
     with _logged("transformers") as log:
         try:
             yield
-        except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            OSError,
+            RuntimeError,
+            SafetensorError,
+            TypeError,
+            ValueError,
+        ) as problem:
             said = _cause(problem, log)
             if isinstance(problem, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(f"{problem}\n{said}"):
                 raise OutOfMemoryError(
@@ -157,6 +167,9 @@ def told_in_one_line(model: Model, remedy: str = KEEP_OUT) -> Iterator[None]:
             raise ModelError(
                 f"{model.path}: cannot be loaded: {said}; look at its files and config.json"
             ) from problem
+        finally:
+            # diffusers leaves its own behind where a load fails, and the next pipeline would draw with it
+            torch.set_default_dtype(usual)
 
 
 @contextmanager

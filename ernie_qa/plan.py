@@ -77,7 +77,7 @@ def plan(
     if fed < 0:
         raise InputError(f"{fed} teacher cases: needed is 0 or more")
     found = find_model(model)
-    wanted = suite or found.suite
+    wanted = found.suite if suite is None else suite
     if wanted is None:
         raise InputError(f"{found.path}: no ernie_qa.json here names a suite for this model; say which one")
     cases = find_suite(wanted)

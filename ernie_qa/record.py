@@ -25,7 +25,7 @@ from ernie_qa.errors import RecordError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
 from ernie_qa.frozen import SHA256, SHA256_RULE, digest, freeze, thaw
 from ernie_qa.picture import Picture, read_picture, write_pictures
-from ernie_qa.toml_input import Table, one_line, read_json
+from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, Table, one_line, read_json
 from ernie_qa.trajectories import FILE, Trajectories
 
 if TYPE_CHECKING:
@@ -242,6 +242,7 @@ def read_model(table: Table) -> ModelIdentity:
 
 def read_identity(table: Table) -> Identity:
     """A recipe or suite as a stored document holds it."""
-    identity = Identity(table.text("name"), table.text("hash", pattern=SHA256, allowed=SHA256_RULE))
+    name = table.text("name", pattern=SAFE_NAME, allowed=SAFE_NAME_RULE)
+    identity = Identity(name, table.text("hash", pattern=SHA256, allowed=SHA256_RULE))
     table.finish()
     return identity

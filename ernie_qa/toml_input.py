@@ -18,12 +18,19 @@ from ernie_qa.errors import InputError
 from ernie_qa.frozen import Frozen, freeze
 
 MAX_BYTES = 2**20
+MAX_NESTING = 64
+"""How deep the tables and lists of a file may lie in each other."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Names that become file names: no separator, no leading dot."""
 SAFE_NAME_RULE = "1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
 CASE_NAME = re.compile(SAFE_NAME.pattern + r"(\+[1-9][0-9]{0,2})?")
 """A case's id, with +1 where it is drawn with another seed than its own."""
 
+_LONG_KEY = re.compile(
+    rf"""(?:^|[\[{{,])[ \t]*(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_NESTING}}}""",
+    re.MULTILINE,
+)
+"""tomllib takes time that grows with the square of a dotted key's parts: half an hour for a file of 1 MiB."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+(\[\d+\])?")
 
 
@@ -224,12 +231,54 @@ class Table:
 
 def read_toml(path: Path, error: type[InputError], max_bytes: int = MAX_BYTES) -> Table:
     """The TOML file at `path`; `error` is raised if it is missing, too large or no TOML."""
-    return _read(path, error, max_bytes, "TOML", tomllib.loads)
+    return _read(path, error, max_bytes, "TOML", _parse_toml)
 
 
 def read_json(path: Path, error: type[InputError], max_bytes: int = MAX_BYTES) -> Table:
     """The JSON file at `path`, an object; `error` is raised if it is missing, too large or no JSON object."""
-    return _read(path, error, max_bytes, "JSON", json.loads)
+    return _read(path, error, max_bytes, "JSON", parse_json)
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value that `text` is. ValueError where it is none, an object has a key twice, or it is nested
+    more than `MAX_NESTING` deep."""
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_NESTING} deep") from None
+    return _bounded(value)
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    try:
+        if _LONG_KEY.search(text):
+            raise ValueError(f"a key of more than {MAX_NESTING} parts")
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_NESTING} deep") from None
+    _bounded(values)
+    return values
+
+
+def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(items)
+    if len(values) != len(items):
+        twice = next(key for key, count in Counter(key for key, _ in items).items() if count > 1)
+        raise ValueError(f"the key {quoted(twice)} is there twice")
+    return values
+
+
+def _bounded(value: Any) -> Any:
+    """`value`; ValueError where it is nested too deeply. It does not recurse itself."""
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        inner = (
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)
+        )
+        level = [item for items in inner for item in items]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {MAX_NESTING} deep")
 
 
 def _read(
@@ -246,7 +295,7 @@ def _read(
         raise error(one_line(f"{path}: larger than the {max_bytes} bytes allowed"))
     try:
         values = parse(content.decode("utf-8"))
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         raise error(one_line(f"{path}: not valid {kind}: {problem}")) from None
     if not isinstance(values, dict):
         raise error(one_line(f"{path}: found {shown(values)}, allowed is a table of keys"))

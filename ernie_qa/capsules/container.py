@@ -19,7 +19,7 @@ from typing import Any
 
 from ernie_qa.errors import CapsuleError
 from ernie_qa.frozen import digest
-from ernie_qa.toml_input import one_line
+from ernie_qa.toml_input import one_line, parse_json
 
 MAX_BYTES = 50 * 10**6
 """A capsule is shipped beside weights, and must be nothing beside them."""
@@ -63,8 +63,8 @@ def unpack(content: bytes, where: str) -> tuple[dict[str, Any], str]:
             one_line(f"{where}: damaged or edited: it does not match its sha256; fetch it again")
         )
     try:
-        values = json.loads(document)
-    except (ValueError, RecursionError) as problem:
+        values = parse_json(document)
+    except ValueError as problem:
         raise CapsuleError(one_line(f"{where}: its document is no JSON: {problem}")) from None
     if not isinstance(values, dict):
         raise CapsuleError(one_line(f"{where}: its document is no table of keys"))
@@ -80,10 +80,10 @@ def _split(content: bytes, where: str) -> tuple[dict[str, Any], bytes]:
         raise damaged
     try:
         # left to itself json takes other encodings too, which safetensors does not
-        header = json.loads(content[8 : 8 + length].decode("utf-8"))
+        header = parse_json(content[8 : 8 + length].decode("utf-8"))
         entries = {name: one for name, one in header.items() if name != "__metadata__"}
         ends = sorted(_extent(one) for one in entries.values())
-    except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         raise damaged from None
     data, at = content[8 + length :], 0
     for start, end in ends:

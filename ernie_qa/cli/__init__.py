@@ -26,6 +26,7 @@ from ernie_qa.cli import (
     show,
 )
 from ernie_qa.errors import ErnieQAError
+from ernie_qa.toml_input import one_line, quoted
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -64,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader of a pipe has seen enough; what is still buffered must not raise again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as problem:
+        where = quoted(str(problem.filename)) + ": " if problem.filename else ""
+        print(one_line(f"ernie-qa: {where}{problem.strerror or problem}"), file=sys.stderr)
+        return BAD_INPUT
     return code
 
 

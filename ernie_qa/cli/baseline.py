@@ -166,7 +166,7 @@ def _verify(options: argparse.Namespace) -> int:
         with locked(options.baselines):
             for place in finish(options.baselines):
                 print(f"{place}: completed what an interrupted accept had begun")
-    found = verify(options.baselines)
+    found, floors = verify(options.baselines), verify_noise(options.baselines)
     for baseline in found:
         pictures = len(baseline.pictures.pictures) if baseline.pictures else 0
         figures = sum(len(one.figures) for one in baseline.accepted.values())
@@ -176,7 +176,7 @@ def _verify(options: argparse.Namespace) -> int:
         )
     if not found:
         print(f"{options.baselines}: nothing is accepted yet")
-    for file, noise in verify_noise(options.baselines):
+    for file, noise in floors:
         print(f"{file}: the noise floor under {len(noise.changes)} changes, as measured")
     return 0
 

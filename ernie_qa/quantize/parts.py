@@ -50,7 +50,7 @@ class Parts:
             if stored["key"] != self._key:
                 return ()
             listed = tuple(Part(**entry) for entry in stored["parts"])
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return ()
         return tuple(part for part in listed if (hidden / part.name).is_dir())
 

@@ -119,7 +119,7 @@ def laid_out(record: Record) -> Record:
         try:
             list(rung.track(record, None))
             list(rung.judge(Evidence(record, None, find_recipe(REFERENCE))))
-        except (LookupError, TypeError, AttributeError, ValueError) as problem:
+        except (ArithmeticError, LookupError, TypeError, AttributeError, ValueError) as problem:
             raise RecordError(
                 one_line(
                     f"record {record.hash[:12]} of {record.recipe.name}: its figures of {rung.NAME} are not "

@@ -76,6 +76,20 @@ def test_a_page_of_four_recipes_that_fail_everywhere_is_bounded(session: Session
     assert "0 a long message" in page
 
 
+def test_a_prompt_of_html_is_text_on_the_page(tiny_model: Path, small_suite: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "hostile.toml"
+    hostile = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>"
+    text = small_suite.read_text(encoding="utf-8").replace('prompt = "', f'prompt = "{hostile} ')
+    suite.write_text(text, encoding="utf-8")
+    drawn = Session(plan(tiny_model, ["bf16"], suite))
+    list(drawn)
+    write_report(tmp_path / "run", drawn)
+    page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert(1)" not in page
+    assert "<img src=x" not in page
+
+
 def test_every_figure_of_the_page_is_the_records(run: Path) -> None:
     record = load_record(run / "bad")
     page = (run / "index.html").read_text(encoding="utf-8")
