@@ -180,7 +180,7 @@ def gate(model: str = "model", recipe: str = "recipe.toml", suite: str = "small.
     )
 
 
-VERIFY = ("baseline", "verify", "root")
+VERIFY = ("baseline", "verify", "--baselines=root")
 KINDS = {
     "recipe": Kind("recipe.toml", TOML, gate()),
     "suite": Kind(
@@ -367,7 +367,12 @@ def test_a_model_that_is_none(
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "/proc/self/mem", "\ud800"])
 @pytest.mark.parametrize(
     "command",
-    [("show",), ("report", "--output=out"), ("baseline", "verify"), ("capsule", "check", "--", "mini")],
+    [
+        ("show",),
+        ("report", "--output=out"),
+        ("baseline", "verify", "--baselines"),
+        ("capsule", "check", "--", "mini"),
+    ],
 )
 def test_a_path_that_is_none(
     command: tuple[str, ...], name: str, ground: Path, capsys: pytest.CaptureFixture[str]
