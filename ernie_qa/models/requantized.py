@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 READING = 4
 """Threads that read ahead, and so many tensors at once: at full size 0.4 GB, read as fast as others load."""
 
-FORM = 1
+FORM = 2
 """Counted up whenever weights are compared otherwise: what was kept before is then compared again."""
 
 

@@ -277,10 +277,21 @@ def test_a_sum_of_bits_tells_one_bit_and_two_places(at: int, bit: int, apart: in
     assert len(sums) == 3 - bool(plain[at] == plain[other])
 
 
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_mixing_is_splitmix64_s_and_one_to_one(value: int) -> None:
+    def mixed(value: int) -> int:
+        value = value * weights._MIX[0] % 2**64
+        value = (value ^ value >> 30) * weights._MIX[1] % 2**64
+        return value ^ value >> 27
+
+    ours = weights._mixed(torch.tensor([value, ~value]))
+    assert [int(one) % 2**64 for one in ours] == [mixed(value), mixed(~value)]
+
+
 def test_a_sum_of_bits_is_the_same_in_pieces_and_of_a_turned_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = weight().float()
     whole = sum_of_bits(wide)
-    monkeypatch.setattr(weights, "_AT_ONCE", 1000)
+    monkeypatch.setattr(weights, "_IN_CACHE", 1000)
     assert sum_of_bits(wide) == whole == sum_of_bits(wide.T.contiguous().T)
     assert len(whole) == 16
 
