@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ernie_qa.suite import Case
 
 DIRECTORY = "comparison"
-MATRIX = "matrix.webp"
+MATRIX = "_matrix.webp"
+"""No case's: an id begins with a letter or a digit."""
 PAIR_SIDE, PAIR_BYTES = 768, 300_000
 """Pixels of a picture's longer side in a pair, and the bytes that a pair may have."""
 CELL_SIDE, MATRIX_BYTES = 320, 1_500_000
@@ -71,7 +72,7 @@ def pairs(subject: Subject) -> tuple[Pair, ...]:
 
 
 def write_pictures(found: Sequence[Pair], names: tuple[str, str], directory: Path) -> None:
-    """Write `CASE.webp` for each pair and `matrix.webp` into the new directory `directory`."""
+    """Write `CASE.webp` for each pair and `MATRIX` into the new directory `directory`."""
     directory.mkdir()
     most = min(PAIR_BYTES, ALL_BYTES // len(found))
     for one in found:

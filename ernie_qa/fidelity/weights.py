@@ -28,9 +28,10 @@ ROUNDED = 2.0**-9
 """BF16's own relative error: a row that is quantized better than that is compared with that."""
 
 _GOLDEN, _MIX = 0x1E3779B97F4A7C15, (0x3F58476D1CE4E5B9, 0x14D049BB133111EB)
-"""SplitMix64's odd constants, without the first bit of two that an int64 has no room for."""
-_AT_ONCE = 1 << 24
-"""Values that are mixed together: at 40 bytes each 0.7 GB."""
+"""SplitMix64's odd constants, each without its first bit, for which an int64 has no room."""
+_AT_ONCE, _IN_CACHE = 1 << 24, 1 << 18
+"""Values mixed together, at up to 24 bytes each: on a GPU 0.4 GB, on a CPU what its cache holds, which
+takes a fifth of the time."""
 
 UNKNOWN: Mapping[str, Any] = {"gain": None, "spread": None, "sigma": None, "error": None, "row": 0}
 """`weight_figures` of a layer that has none."""
@@ -91,16 +92,24 @@ def sum_of_bits(weight: Tensor) -> str:
     """
     import torch
 
-    total = 0
     bits = weight.contiguous().view(torch.int32).reshape(-1)
-    for start in range(0, len(bits), _AT_ONCE):
-        part = bits[start : start + _AT_ONCE].long()
-        place = torch.arange(start, start + len(part), device=part.device)
-        # int64 wraps around, and its shift brings the sign along: one to one all the same
-        part = (part + place * _GOLDEN) * _MIX[0]
-        part = (part ^ (part >> 30)) * _MIX[1]
-        total += int((part ^ (part >> 27)).sum())
-    return f"{total % 2**64:016x}"
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    at_once = _IN_CACHE if bits.device.type == "cpu" else _AT_ONCE
+    for start in range(0, len(bits), at_once):
+        part = bits[start : start + at_once].long()
+        part += torch.arange(start, start + len(part), device=part.device).mul_(_GOLDEN)
+        total += _mixed(part).sum()
+    return f"{int(total) % 2**64:016x}"
+
+
+def _mixed(values: Tensor) -> Tensor:
+    """SplitMix64's mixing of int64 values, one to one and in their place. An int64 wraps around as its
+    uint64 does, but its shift brings the sign along, which is taken off."""
+    values *= _MIX[0]
+    values ^= (values >> 30).bitwise_and_(2**34 - 1)
+    values *= _MIX[1]
+    values ^= (values >> 27).bitwise_and_(2**37 - 1)
+    return values
 
 
 def misfits(layers: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[float, str, str]]:

@@ -7,6 +7,7 @@ again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 READING = 4
 """Threads that read ahead, and so many tensors at once: at full size 0.4 GB, read as fast as others load."""
 
-FORM = 1
+FORM = 2
 """Counted up whenever weights are compared otherwise: what was kept before is then compared again."""
 
 
@@ -56,13 +57,29 @@ def requantized(
         known = None
         if not is_small(directory):
             known = _known(module, states, directory, device, quantizer, options)
-            if known is not None and isinstance(found := kept(known), dict):
+            if known is not None and _sound(found := kept(known), states):
                 return {**found, "before": True}
         found = _compared(module, states, directory, device, quantizer, options)
-    # a refusal is never taken from a file
-    if known is not None and not found["missing"] and not any(misfits(found["layers"])):
+    if known is not None and _sound(found, states):
         keep(known, found)
     return {**found, "before": False}
+
+
+def _sound(found: Any, states: Sequence[LayerState]) -> bool:
+    """Whether `found`, which a file may hold that somebody edited, says of just these layers that all are as
+    they ought to be. A refusal is never kept, nor taken from a file."""
+    if not isinstance(found, dict) or found.keys() != {"same", "layers", "missing", "other"}:
+        return False
+    layers, counts = found["layers"], (found["same"], found["other"])
+    if found["missing"] != [] or not isinstance(layers, dict) or any(type(one) is not int for one in counts):
+        return False
+    for figures in layers.values():
+        if not isinstance(figures, dict) or figures.keys() != UNKNOWN.keys():
+            return False
+        if not all(type(one) in (int, float) and math.isfinite(one) for one in figures.values()):
+            return False
+    all_of_them = min(counts) >= 0 and sum(counts) + len(layers) == len(states)
+    return all_of_them and layers.keys() <= {state.name for state in states} and not any(misfits(layers))
 
 
 def _known(
@@ -78,14 +95,17 @@ def _known(
         ours = {}
         for state in states:
             weight = quantizer.weight(module.get_submodule(state.name), state.shape, device)
-            ours[state.name] = None if weight is None else sum_of_bits(weight)
+            held = None if weight is None else (tuple(weight.shape), sum_of_bits(weight))
+            # what is made afresh has the layer's own groups
+            ours[state.name] = (held, state.weight)
     except (RuntimeError, ValueError, IndexError):
         return None
     # any other build or machine may make other weights, and a file that was touched may hold others
-    files = [
-        (str(file.resolve()), file.stat().st_mtime_ns, weights_hash(file))
-        for file in sorted(directory.glob("*.safetensors"))
-    ]
+    files = []
+    for file in sorted(directory.glob("*.safetensors")):
+        at = file.stat()
+        # a copy may bring its time along, but not when it was put there
+        files.append((str(file.resolve()), at.st_mtime_ns, at.st_ctime_ns, weights_hash(file)))
     build = take_fingerprint(str(device)).values()
     key = digest([FORM, ours, files, build, quantizer.NAME, options])
     return cache_directory() / "weights" / key[:2] / f"{key}.json"

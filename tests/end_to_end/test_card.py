@@ -91,7 +91,7 @@ def test_its_figures_are_the_records(place: Path, recipe: str) -> None:
 def test_its_pictures_are_there(place: Path, recipe: str) -> None:
     text, _, _ = opened(place, recipe)
     written = {file.name for file in (place / recipe / "comparison").iterdir()}
-    assert written == {"matrix.webp", *(f"{case.id}.webp" for case in find_suite("mini").cases)}
+    assert written == {"_matrix.webp", *(f"{case.id}.webp" for case in find_suite("mini").cases)}
     for name in written:
         assert f"(comparison/{name})" in text
         with Image.open(place / recipe / "comparison" / name) as picture:

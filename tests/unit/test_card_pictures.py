@@ -92,6 +92,11 @@ def test_noise_fits_its_bytes(tmp_path: Path) -> None:
         assert small.width < PAIR_SIDE
 
 
+def test_a_case_that_is_called_matrix_keeps_its_pair(tmp_path: Path) -> None:
+    write_pictures([one(name="matrix"), one(name="other")], NAMES, tmp_path / "new")
+    assert len(list((tmp_path / "new").iterdir())) == 3
+
+
 def test_many_pairs_share_what_all_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "ALL_BYTES", 24_000)
     pairs = [one(1024, 1024, f"case-{number}") for number in range(8)]

@@ -1,5 +1,6 @@
 """A quantized weight beside the one that its quantizer makes: what rounding does, and what it cannot."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -10,9 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from ernie_qa.fidelity import weights
 from ernie_qa.fidelity.weights import misfits, sum_of_bits, weight_figures
+from ernie_qa.models import requantized as requantized_module
 from ernie_qa.models import unchanged
 from ernie_qa.models.requantized import requantized
 from ernie_qa.pipeline import load_pipeline
@@ -169,6 +172,99 @@ def test_the_same_weights_are_not_compared_twice_and_a_refusal_always_is(
     assert compared() == first
 
 
+def test_a_kept_result_that_somebody_edited_is_not_believed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERNIE_QA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(unchanged, "SMALL", 0)
+    recipe = find_recipe("sdnq-uint4-static")
+    quantizer, options = find_quantizer("sdnq"), checked_options(recipe)["sdnq"]
+    pipe: Any = load_pipeline(tiny_model, recipe, "cpu")
+    states = [state for state in quantizer.describe(pipe.pe, options) if state.quantized]
+
+    def compared(states: list[Any]) -> dict[str, Any]:
+        return requantized(pipe.pe, states, tiny_model / "pe", torch.device("cpu"), quantizer, options)
+
+    first = compared(states)
+    assert compared(states)["before"]
+    (file,) = (tmp_path / "cache" / "weights").rglob("*.json")
+    good = {key: value for key, value in first.items() if key != "before"}
+    some = {"gain": 0.0, "spread": 0.0, "sigma": 0.0, "error": 1.0, "row": 0}
+    fewer, name = good["same"] - 1, states[0].name
+    for edited in (
+        {},
+        {**good, "same": 0},
+        {**good, "same": good["same"] + 0.0},
+        {**good, "missing": None},
+        {**good, "layers": []},
+        {**good, "same": fewer, "layers": {name: {}}},
+        {**good, "same": fewer, "layers": {"another": some}},
+        {**good, "same": fewer, "layers": {name: {**some, "error": "1"}}},
+        {**good, "same": fewer, "layers": {name: {**some, "error": float("nan")}}},
+        {**good, "same": fewer, "layers": {name: {**some, "error": 3.0}}},
+    ):
+        file.write_text(json.dumps(edited), encoding="utf-8")
+        assert compared(states) == first, edited
+    file.write_text(json.dumps({**good, "same": fewer, "layers": {name: some}}), encoding="utf-8")
+    assert compared(states)["before"]
+    # the same bits, but not what is made afresh
+    other = [replace(states[0], weight={**states[0].weight, "group_size": 16}), *states[1:]]
+    assert not compared(other)["before"]
+
+
+def test_weights_that_were_written_over_are_compared_though_their_time_is_kept(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    monkeypatch.setenv("ERNIE_QA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(unchanged, "SMALL", 0)
+    # of a large file only pieces are read
+    monkeypatch.setattr(requantized_module, "weights_hash", lambda file: str(file.stat().st_size))
+    recipe = find_recipe("sdnq-uint4-static")
+    quantizer, options = find_quantizer("sdnq"), checked_options(recipe)["sdnq"]
+    pipe: Any = load_pipeline(model, recipe, "cpu")
+    states = [state for state in quantizer.describe(pipe.pe, options) if state.quantized]
+
+    def compared() -> dict[str, Any]:
+        return requantized(pipe.pe, states, model / "pe", torch.device("cpu"), quantizer, options)
+
+    assert [compared()["before"] for _ in range(2)] == [False, True]
+    stored = next((model / "pe").glob("*.safetensors"))
+    at = stored.stat()
+    tensors = load_file(stored)
+    save_file({name: 1.1 * tensor for name, tensor in tensors.items()}, stored, {"format": "pt"})
+    os.utime(stored, ns=(at.st_atime_ns, at.st_mtime_ns))
+    assert stored.stat().st_size == at.st_size
+    assert list(misfits(compared()["layers"]))
+
+
+def test_a_weight_of_another_shape_is_not_the_one_that_was_compared(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERNIE_QA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(unchanged, "SMALL", 0)
+    recipe = find_recipe("sdnq-uint4-static")
+    quantizer, options = find_quantizer("sdnq"), checked_options(recipe)["sdnq"]
+    pipe: Any = load_pipeline(tiny_model, recipe, "cpu")
+    states = [state for state in quantizer.describe(pipe.pe, options) if state.quantized]
+    own = quantizer.weight
+
+    def compared() -> dict[str, Any]:
+        return requantized(pipe.pe, states, tiny_model / "pe", torch.device("cpu"), quantizer, options)
+
+    assert [compared()["before"] for _ in range(2)] == [False, True]
+
+    def reshaped(layer: Any, shape: tuple[int, ...], device: torch.device) -> torch.Tensor | None:
+        found = own(layer, shape, device)
+        return None if found is None else found.reshape(2 * shape[0], -1)
+
+    monkeypatch.setattr(quantizer, "weight", reshaped)
+    found = compared()
+    assert not found["before"]
+    assert list(misfits(found["layers"]))
+
+
 @given(st.integers(0, 96 * 256 - 1), st.integers(0, 31), st.integers(1, 96 * 256 - 1))
 def test_a_sum_of_bits_tells_one_bit_and_two_places(at: int, bit: int, apart: int) -> None:
     plain = torch.randn(96 * 256, generator=torch.Generator().manual_seed(3))
@@ -181,10 +277,21 @@ def test_a_sum_of_bits_tells_one_bit_and_two_places(at: int, bit: int, apart: in
     assert len(sums) == 3 - bool(plain[at] == plain[other])
 
 
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_mixing_is_splitmix64_s_and_one_to_one(value: int) -> None:
+    def mixed(value: int) -> int:
+        value = value * weights._MIX[0] % 2**64
+        value = (value ^ value >> 30) * weights._MIX[1] % 2**64
+        return value ^ value >> 27
+
+    ours = weights._mixed(torch.tensor([value, ~value]))
+    assert [int(one) % 2**64 for one in ours] == [mixed(value), mixed(~value)]
+
+
 def test_a_sum_of_bits_is_the_same_in_pieces_and_of_a_turned_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = weight().float()
     whole = sum_of_bits(wide)
-    monkeypatch.setattr(weights, "_AT_ONCE", 1000)
+    monkeypatch.setattr(weights, "_IN_CACHE", 1000)
     assert sum_of_bits(wide) == whole == sum_of_bits(wide.T.contiguous().T)
     assert len(whole) == 16
 
