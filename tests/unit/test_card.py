@@ -319,6 +319,27 @@ def test_a_suite_that_was_not_drawn(gated: Gated, card: Callable[..., Written]) 
         card(suite="mini")
 
 
+def test_an_artifact_of_another_model_or_recipe_than_the_record_says(gated: Gated, tmp_path: Path) -> None:
+    artifact = Path(shutil.copytree(gated.artifact, tmp_path / "edited"))
+    file = artifact / "runtime_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+
+    def text(**changed: dict[str, str]) -> str:
+        edited = {
+            key: {**value, **changed[key]} if key in changed else value for key, value in values.items()
+        }
+        file.write_text(json.dumps(edited), encoding="utf-8")
+        written = write_card([gated.out], artifact, suite=gated.suite, with_pictures=False, overwrite=True)
+        return written.card.read_text(encoding="utf-8")
+
+    assert "not the one that the artifact was quantized by" not in text()
+    said = "of the recipe `lenient`, which is not the one that the artifact was quantized by"
+    assert f"{said}." in text(recipe={"name": "another", "hash": "0" * 64})
+    assert f"{said} but has its name." in text(recipe={"hash": "0" * 64})
+    with pytest.raises(RecordError, match=r"beside another model, tiny.*, than other, which .* was made"):
+        text(base_model={"name": "other", "hash": "0" * 64})
+
+
 def test_the_bf16_of_another_suite_is_named(gated: Gated, stored: Any, card: Callable[..., Written]) -> None:
     elsewhere = stored({"suite": Identity("other", "0" * 64)}) / "bf16"
     alone = stored(record={"reference": "1" * 64}) / "lenient"
@@ -398,6 +419,8 @@ def test_the_command_says_what_it_wrote(
     ]
     assert main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    for option, value in (("--license", "Apache 2"), ("--base-model", "tiny")):
+    for option, value in (("--license", "Apache 2"), ("--base-model", "tiny"), ("--repo", "a\udcff")):
         assert main([*arguments, "--overwrite", option, value]) == 2
-        assert f"{option} {value}: allowed is" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{option} {ascii(value) if option == '--repo' else value}: allowed " in said
+        assert said.count("\n") == 1
