@@ -36,8 +36,8 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """`base` is the name of the BF16 model, `base_hash` the hash of its files, `revision` the hub's commit of it. `never_together` are settings
-    of torch's allocator that are bad in company."""
+    """`base` is the name of the BF16 model, `base_hash` the hash of its files, `revision` the hub's commit of
+    it. `never_together` are settings of torch's allocator that are bad in company."""
 
     base: str
     base_hash: str
