@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from ernie_qa.baseline.pictures import Pictures
-    from ernie_qa.models.find import Model
     from ernie_qa.drawing import Drawn
+    from ernie_qa.models.find import Model
     from ernie_qa.record import Record
     from ernie_qa.rungs import Arm, Evidence, Figures
 
@@ -50,9 +50,9 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
     A component that the recipe does not name has to hold plain BF16 tensors, equal to the stored ones.
 
     Figures: `components` by name (quantizer, probe, stored, bytes on disk, of these an artifact's tensors,
-    what its config.json claims against the recipe, bytes in memory by dtype, layers, foreign), `disk_bytes` of
-    all files beside and in the components, `memory_bytes` in total, `pickles`, `unchanged` by part, `weights` by component
-    (`ernie_qa.models.requantized`).
+    what its config.json claims against the recipe, bytes in memory by dtype, layers, foreign), `disk_bytes`
+    of all files beside and in the components, `memory_bytes` in total, `pickles`, `unchanged` by part,
+    `weights` by component (`ernie_qa.models.requantized`).
     """
     components = {name: _component(arm, name, module) for name, module in _modules(arm).items()}
     figures = {
