@@ -67,13 +67,14 @@ def write_card(
     """
     place = artifact if directory is None else directory
     check_free(place, FILES, overwrite)
-    _check(base_model, license)
+    loaded = repository or artifact.resolve().name
+    _check(loaded, base_model, license)
     subject = find_subject(records, artifact, suite, recipes)
     shown_pairs = pairs(subject) if with_pictures and not subject.random else ()
     base = base_model or (subject.runtime.base if _HUB_ID.fullmatch(subject.runtime.base) else None)
     text = card_text(
         subject,
-        repository=repository or subject.artifact.path.resolve().name,
+        repository=loaded,
         base_model=base,
         license=license,
         shown_pairs=shown_pairs,
@@ -93,7 +94,11 @@ def write_card(
     )
 
 
-def _check(base_model: str | None, license: str | None) -> None:
+def _check(repository: str, base_model: str | None, license: str | None) -> None:
+    if not repository.isprintable():
+        raise InputError(
+            one_line(f"--repo {repository!a}: allowed are letters that can be printed, as org/name")
+        )
     if base_model is not None and not _HUB_ID.fullmatch(base_model):
         raise InputError(one_line(f"--base-model {base_model}: allowed is a hub id, as org/name"))
     if license is not None and not _LICENSE.fullmatch(license):

@@ -60,7 +60,9 @@ def times(before: float | None, after: float | None, less: str, more: str) -> st
     """How many times `after` is less, or more, than `before`, in words."""
     if before is None or after is None:
         return MISSING
-    if min(before, after) <= 0 or f"{before / after:.2f}" == "1.00":
+    if min(before, after) <= 0:
+        return "the same" if before == after else "not applicable"
+    if f"{before / after:.2f}" == "1.00":
         return "the same"
     return f"{before / after:.2f}x {less}" if before > after else f"{after / before:.2f}x {more}"
 

@@ -13,14 +13,16 @@ from ernie_qa.rungs import cost
 if TYPE_CHECKING:
     from ernie_qa.record import Record
 
+ENHANCER = "pe"
 Peaks = Mapping[str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Hot:
     """The steady pictures (`ernie_qa.rungs.cost.steady`): how many, seconds of each of them in the mean, the
-    median and at both ends, the highest peaks in bytes, and each stage's mean seconds. None of them where no
-    picture was steady."""
+    median and at both ends, the highest peaks in bytes, each stage's mean seconds, and the prompt enhancer's,
+    which are in none of the others. None of them where no picture was steady, nor the last without enhancer.
+    """
 
     pictures: int
     mean: float | None
@@ -29,9 +31,10 @@ class Hot:
     most: float | None
     peaks: Peaks
     stages: Mapping[str, float]
+    enhancer: float | None
 
 
-NONE_STEADY = Hot(0, None, None, None, None, {}, {})
+NONE_STEADY = Hot(0, None, None, None, None, {}, {}, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,9 @@ def _hot(pictures: list[Any]) -> Hot:
     if not pictures:
         return NONE_STEADY
     seconds = [one["seconds"] for one in pictures]
-    stages = dict.fromkeys(stage for one in pictures for stage in one["stages"])
+    enhanced = [one["enhanced"]["seconds"] for one in pictures if "enhanced" in one]
+    # what the enhancer took stands among the stages, and not in a picture's seconds
+    stages = dict.fromkeys(stage for one in pictures for stage in one["stages"] if stage != ENHANCER)
     return Hot(
         pictures=len(pictures),
         mean=fmean(seconds),
@@ -93,6 +98,7 @@ def _hot(pictures: list[Any]) -> Hot:
             kind: _highest(one["peak"].get(kind) for one in pictures) for kind in ("allocated", "reserved")
         },
         stages={name: fmean(one["stages"].get(name, 0.0) for one in pictures) for name in stages},
+        enhancer=fmean(enhanced) if enhanced else None,
     )
 
 

@@ -36,10 +36,11 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """`base` is the name of the BF16 model, `revision` the hub's commit of it. `never_together` are settings
-    of torch's allocator that are bad in company."""
+    """`base` is the name of the BF16 model, `base_hash` the hash of its files, `revision` the hub's commit of
+    it. `never_together` are settings of torch's allocator that are bad in company."""
 
     base: str
+    base_hash: str
     revision: str | None
     recipe: str
     recipe_hash: str
@@ -62,6 +63,7 @@ def read_runtime(artifact: Model) -> Runtime:
     versions = table.table("made_with")
     return Runtime(
         base=base.text("name"),
+        base_hash=base.text("hash"),
         revision=base.text_or_null("revision"),
         recipe=recipe.text("name"),
         recipe_hash=recipe.text("hash"),

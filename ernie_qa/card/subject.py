@@ -66,6 +66,13 @@ def find_subject(
         raise RecordError(
             one_line(f"record {shown.record.hash[:12]}: {name} is no name for a recipe; gate it again")
         )
+    if shown.record.model.hash != runtime.base_hash:
+        raise RecordError(
+            one_line(
+                f"{shown.label}: it was measured beside another model, {shown.record.model.name}, than "
+                f"{runtime.base}, which {artifact} was made from; gate it with --model {runtime.base}"
+            )
+        )
     bf16 = _reference(shown, found)
     drawn = recorded_suite(shown.record.suite.name, shown.record.suite.hash, suite)
     if drawn is None:

@@ -49,6 +49,8 @@ def smaller(subject: Subject) -> str:
     before, after = _sizes(subject)
     if not before or not after:
         return ""
+    if after > before:
+        return f"The quantized directory is larger than the original by {after / before - 1:.2%}."
     return (
         f"The quantized directory is {after / before:.1%} of the original (1/{before / after:.1f}), "
         f"{1 - after / before:.2%} less."
@@ -145,7 +147,6 @@ def stages(subject: Subject) -> Table:
     rows: list[tuple[Any, ...]] = []
     for stage in found:
         took = [hot.stages.get(stage, 0.0) if hot.pictures else None for hot in hots]
-        # the prompt enhancer is counted apart where a suite does without it
         if any(took):
             rows.append((code(stage), *(_part(one, hot.mean) for one, hot in zip(took, hots, strict=True))))
     rest = [None if hot.mean is None else max(0.0, hot.mean - sum(hot.stages.values())) for hot in hots]
@@ -201,7 +202,12 @@ def notes(subject: Subject) -> Iterator[str]:
         if found.compiled:
             yield f"{name}: {found.compiled} kernels were compiled while the cold picture was drawn."
         elif found.compiled == 0:
-            yield f"{name}: kernels were kept from an earlier run, and none compiled for the cold picture."
+            yield f"{name}: no kernel was compiled for the cold picture: there was none, or it had been kept."
+        if found.hot.enhancer is not None:
+            yield (
+                f"{name}: the prompt enhancer took {seconds(found.hot.enhancer)} s/img more (mean), which is "
+                "in none of the times above."
+            )
         if found.residency and found.residency != "resident":
             yield f"{name}: components wait in main memory until they are called ({found.residency})."
         if found.disturbed:

@@ -98,7 +98,7 @@ def _about(
         "stages": _block(tables.stages(subject)),
         "notes": list(tables.notes(subject)),
         "pairs": [(one.case.id, f"{DIRECTORY}/{quote(one.case.id)}.webp") for one in shown_pairs],
-        "matrix": f"{DIRECTORY}/{MATRIX}",
+        "matrix": Markup(f"{DIRECTORY}/{MATRIX}"),
         "most": MOST,
         "quality": _block(tables.quality(subject)),
         "unscored": list(_unscored(subject)),

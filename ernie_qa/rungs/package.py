@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ernie_qa.baseline.pictures import Pictures
     from ernie_qa.drawing import Drawn
+    from ernie_qa.models.find import Model
     from ernie_qa.record import Record
     from ernie_qa.rungs import Arm, Evidence, Figures
 
@@ -50,13 +51,13 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
 
     Figures: `components` by name (quantizer, probe, stored, bytes on disk, of these an artifact's tensors,
     what its config.json claims against the recipe, bytes in memory by dtype, layers, foreign), `disk_bytes`
-    and `memory_bytes` in total, `pickles`, `unchanged` by part, `weights` by component
-    (`ernie_qa.models.requantized`).
+    of all files beside and in the components, `memory_bytes` in total, `pickles`, `unchanged` by part,
+    `weights` by component (`ernie_qa.models.requantized`).
     """
     components = {name: _component(arm, name, module) for name, module in _modules(arm).items()}
     figures = {
         "components": components,
-        "disk_bytes": sum(file.stat().st_size for file in arm.stored.path.rglob("*") if file.is_file()),
+        "disk_bytes": _disk_bytes(arm.stored),
         "memory_bytes": sum(sum(one["memory"].values()) for one in components.values()),
         "pickles": [
             file.relative_to(arm.stored.path).as_posix()
@@ -67,6 +68,12 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
     }
     yield figures
     return figures
+
+
+def _disk_bytes(stored: Model) -> int:
+    # a card's pictures and records lie in directories that are no component's
+    places = (stored.path.glob("*"), *((stored.path / name).rglob("*") for name in stored.components))
+    return sum(file.stat().st_size for place in places for file in place if file.is_file())
 
 
 def _modules(arm: Arm) -> dict[str, Module]:

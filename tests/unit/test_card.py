@@ -151,6 +151,49 @@ def test_a_cold_picture_that_was_drawn_before_the_suite_has_no_peak(
     assert found["Model"][1][4:6] == ["50.00", MISSING]
 
 
+def test_what_the_prompt_enhancer_took_is_told_apart(
+    gated: Gated, stored: Any, card: Callable[..., Written]
+) -> None:
+    changes = on_gpu(gated.record, [6.0, 1.0, 2.0, 6.0], 1000)
+    for one in changes["figures"]["cost"]["pictures"].values():
+        one["stages"]["pe"] = 8.0
+        one["enhanced"] = {"prompt": "more words", "tokens": 20, "seconds": 8.0}
+    place = stored(on_gpu(gated.bf16, [9.0, 4.0, 2.0, 3.0], 4000), changes)
+    text = card(place).card.read_text(encoding="utf-8")
+    assert [row[0] for row in tables(text)["Stage"]] == ["`transformer`", "`vae`", "the rest"]
+    assert [row[2] for row in tables(text)["Stage"]] == ["1.50 (50%)", "0.75 (25%)", "0.75 (25%)"]
+    assert "lenient: the prompt enhancer took 8.00 s/img more (mean), which is in none of the times" in text
+    assert "Original BF16: the prompt enhancer" not in text
+
+
+def test_a_cold_picture_without_compiling_says_nothing_of_why(
+    gated: Gated, stored: Any, card: Callable[..., Written]
+) -> None:
+    changes = on_gpu(gated.bf16, [9.0, 4.0, 2.0, 3.0], 4000)
+    changes["figures"]["cost"]["pictures"]["one"]["compiled"] = 0
+    text = card(stored(changes, on_gpu(gated.record, [6.0, 1.0, 2.0, 6.0], 1000))).card.read_text()
+    assert "Original BF16: no kernel was compiled for the cold picture" in text
+    assert "kept from an earlier run" not in text
+
+
+def test_a_commit_is_of_the_model_that_it_was_made_from(gated: Gated, tmp_path: Path) -> None:
+    artifact = Path(shutil.copytree(gated.artifact, tmp_path / "pinned"))
+    file = artifact / "runtime_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values["base_model"] |= {"name": "org/made-from", "revision": "c0ffee"}
+    file.write_text(json.dumps(values), encoding="utf-8")
+
+    def text(base_model: str | None) -> str:
+        written = write_card(
+            [gated.out], artifact, suite=gated.suite, base_model=base_model, with_pictures=False,
+            overwrite=True,
+        )  # fmt: skip
+        return written.card.read_text(encoding="utf-8")
+
+    assert "commit `c0ffee`" in text(None)
+    assert "c0ffee" not in text("org/another")
+
+
 def test_what_nobody_measured_is_no_figure(gated: Gated, stored: Any, card: Callable[..., Written]) -> None:
     kept = {name: values for name, values in gated.record.figures.items() if name not in ("cost", "package")}
     found = tables(card(stored(record={"figures": kept})).card.read_text(encoding="utf-8"))
@@ -276,6 +319,27 @@ def test_a_suite_that_was_not_drawn(gated: Gated, card: Callable[..., Written]) 
         card(suite="mini")
 
 
+def test_an_artifact_of_another_model_or_recipe_than_the_record_says(gated: Gated, tmp_path: Path) -> None:
+    artifact = Path(shutil.copytree(gated.artifact, tmp_path / "edited"))
+    file = artifact / "runtime_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+
+    def text(**changed: dict[str, str]) -> str:
+        edited = {
+            key: {**value, **changed[key]} if key in changed else value for key, value in values.items()
+        }
+        file.write_text(json.dumps(edited), encoding="utf-8")
+        written = write_card([gated.out], artifact, suite=gated.suite, with_pictures=False, overwrite=True)
+        return written.card.read_text(encoding="utf-8")
+
+    assert "not the one that the artifact was quantized by" not in text()
+    said = "of the recipe `lenient`, which is not the one that the artifact was quantized by"
+    assert f"{said}." in text(recipe={"name": "another", "hash": "0" * 64})
+    assert f"{said} but has its name." in text(recipe={"hash": "0" * 64})
+    with pytest.raises(RecordError, match=r"beside another model, tiny.*, than other, which .* was made"):
+        text(base_model={"name": "other", "hash": "0" * 64})
+
+
 def test_the_bf16_of_another_suite_is_named(gated: Gated, stored: Any, card: Callable[..., Written]) -> None:
     elsewhere = stored({"suite": Identity("other", "0" * 64)}) / "bf16"
     alone = stored(record={"reference": "1" * 64}) / "lenient"
@@ -328,8 +392,10 @@ def test_cells() -> None:
     assert [reduction(*pair) for pair in ((100, 25), (100, 101), (0, 1), (None, 1))] == [
         "75.00%", "-1.00%", "not applicable", MISSING,
     ]  # fmt: skip
-    assert [times(*pair, "less", "more") for pair in ((3.0, 2.0), (2.0, 3.0), (2.0, 2.001), (None, 1.0))] == [
-        "1.50x less", "1.50x more", "the same", MISSING,
+    assert [times(*pair, "less", "more") for pair in (
+        (3.0, 2.0), (2.0, 3.0), (2.0, 2.001), (None, 1.0), (0.0, 5.0), (0.0, 0.0),
+    )] == [
+        "1.50x less", "1.50x more", "the same", MISSING, "not applicable", "the same",
     ]  # fmt: skip
     assert str(code("a|b`")) == "a&#124;b&#96;"
     assert str(code("a_b-c.d+1")) == "`a_b-c.d+1`"
@@ -353,6 +419,8 @@ def test_the_command_says_what_it_wrote(
     ]
     assert main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    for option, value in (("--license", "Apache 2"), ("--base-model", "tiny")):
+    for option, value in (("--license", "Apache 2"), ("--base-model", "tiny"), ("--repo", "a\udcff")):
         assert main([*arguments, "--overwrite", option, value]) == 2
-        assert f"{option} {value}: allowed is" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{option} {ascii(value) if option == '--repo' else value}: allowed " in said
+        assert said.count("\n") == 1

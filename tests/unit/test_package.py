@@ -88,6 +88,15 @@ def test_disk_bytes_are_those_of_the_directory(records: dict[str, Record], tiny_
     )
 
 
+def test_disk_bytes_are_without_a_card_that_is_there(tiny_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    before = package._disk_bytes(find_model(model))
+    for name in ("metrics/bf16", "comparison"):
+        (model / name).mkdir(parents=True)
+        (model / name / "some.webp").write_bytes(bytes(1000))
+    assert package._disk_bytes(find_model(model)) == before
+
+
 def test_other_bits_than_the_recipes_fail(tiny_model: Path) -> None:
     of = replace(arm(tiny_model, "sdnq-int8"), recipe=find_recipe(QMM))
     checks = verdicts(observe(of), QMM)
