@@ -24,11 +24,9 @@ from ernie_qa.cli import (
     selftest,
     show,
 )
+from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OK
 from ernie_qa.errors import ErnieQAError
 
-BAD_INPUT = 2
-INTERRUPTED = 130
-"""What shells give for a command that SIGINT ended: 128 and the signal's number."""
 COMMANDS = (
     gate,
     baseline,
@@ -61,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # the reader of a pipe has seen enough; what is still buffered must not raise again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return OK
     return code
 
 

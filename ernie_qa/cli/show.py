@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from ernie_qa.cli.exit_codes import OK
 from ernie_qa.errors import InputError
 
 
@@ -43,4 +44,4 @@ def _show(options: argparse.Namespace) -> int:
             print(f"\n{title}")
             for line in outline(values):
                 print(line)
-    return 0
+    return OK
