@@ -155,7 +155,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash.get(RUN, None)
     if run is None or run.session is None:
         return
-    if exitstatus == pytest.ExitCode.INTERRUPTED:
+    # -x ends a run as Ctrl-C does, with an exit code of failed tests
+    if exitstatus == pytest.ExitCode.INTERRUPTED or session.shouldfail or session.shouldstop:
         run.session.interrupt(run.asked)
     if not run.session.outcomes:
         return

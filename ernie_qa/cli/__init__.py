@@ -25,12 +25,10 @@ from ernie_qa.cli import (
     selftest,
     show,
 )
+from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OK
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.toml_input import one_line, quoted
 
-BAD_INPUT = 2
-INTERRUPTED = 130
-"""What shells give for a command that SIGINT ended: 128 and the signal's number."""
 COMMANDS = (
     gate,
     baseline,
@@ -64,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # the reader of a pipe has seen enough; what is still buffered must not raise again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return OK
     except OSError as problem:
         where = quoted(str(problem.filename)) + ": " if problem.filename else ""
         print(one_line(f"ernie-qa: {where}{problem.strerror or problem}"), file=sys.stderr)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.exit_codes import OK
 from ernie_qa.errors import BaselineError
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _diff(options: argparse.Namespace) -> int:
         print("\nBF16 is not where it was accepted: `accept` refuses, and this is what `rebase` would change")
     if proposal.loosened:
         print(f"\nlimits that would loosen: {len(proposal.loosened)}; accepting them needs --loosen")
-    return 0
+    return OK
 
 
 def _accept(options: argparse.Namespace) -> int:
@@ -155,7 +156,7 @@ def _accept(options: argparse.Namespace) -> int:
     )
     _tell(proposal, bundles)
     print(f"\naccepted in {proposal.new.path}; commit it")
-    return 0
+    return OK
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -178,7 +179,7 @@ def _verify(options: argparse.Namespace) -> int:
         print(f"{options.baselines}: nothing is accepted yet")
     for file, noise in floors:
         print(f"{file}: the noise floor under {len(noise.changes)} changes, as measured")
-    return 0
+    return OK
 
 
 def _tell(proposal: Proposal, bundles: Sequence[Bundle]) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.exit_codes import OK
 from ernie_qa.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         from ernie_qa.report.calibration import listing
 
         print("\n".join(listing(wanted, options.device or visible_device())))
-        return 0
+        return OK
     device = options.device or visible_device()
     require_device(device)
     of = subject(options.model, options.suite, device, options.cases, options.teacher_cases)
@@ -110,7 +111,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             with stand(of, step) as here:
                 here.record.save(options.record)
         print(f"BF16 of {of.model.name} is in {options.record}: ernie-qa calibrate --against it elsewhere")
-        return 0
+        return OK
     return _measure(of, wanted, options)
 
 

@@ -6,10 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
+from ernie_qa.cli.exit_codes import OF_STATUS, OK
 from ernie_qa.errors import CapsuleError, UnavailableError
-from ernie_qa.verdict import Status
 
-EXIT = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_COMPARABLE: 3, Status.NOT_APPLICABLE: 3}
 CANNOT_TELL = 3
 _DEVICE = "where to run (cuda where there is a usable GPU, else cpu)"
 
@@ -135,7 +134,7 @@ def _export(options: argparse.Namespace) -> int:
     print(f"  made on {machine_in_words(capsule.fingerprint)}")
     for said in capsule.left_out:
         print(f"  too large to keep: {said}")
-    return 0
+    return OK
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -167,4 +166,4 @@ def _check(options: argparse.Namespace) -> int:
         print(json.dumps(document(capsule, answer, options.model), indent=2, ensure_ascii=False))
     else:
         print("\n".join(lines(capsule, answer, options.model)))
-    return EXIT[answer.status]
+    return OF_STATUS[answer.status]

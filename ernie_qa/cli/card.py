@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ernie_qa.cli.exit_codes import OK
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -86,7 +88,7 @@ def _card(options: argparse.Namespace) -> int:
     for name in found.lacking:
         option = f"--{name.replace('_', '-')}"
         print(f"the front matter has no {name}: say it with {option}")
-    return 0
+    return OK
 
 
 def _pictures(pairs: int, size: int) -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import asdict
 
-NOT_READY = 2
+from ernie_qa.cli.exit_codes import BAD_INPUT, OK
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,4 +54,4 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print("\n".join(lines(findings, colour=colour)))
-    return 0 if ready else NOT_READY
+    return OK if ready else BAD_INPUT

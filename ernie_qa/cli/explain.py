@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ernie_qa.cli.exit_codes import OK
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -30,4 +32,4 @@ def _explain(options: argparse.Namespace) -> int:
     record = load_record(options.record)
     for line in explained(record, whole=options.all):
         print(line)
-    return 0
+    return OK

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.exit_codes import FAILED, OK
+
 if TYPE_CHECKING:
     from ernie_qa.fits import Fit
 
@@ -89,7 +91,7 @@ def _fits(options: argparse.Namespace) -> int:
         print(json.dumps({"schema": 1, "fits": found.fits, **asdict(found)}, indent=2, ensure_ascii=False))
     else:
         print("\n".join(lines(found)))
-    return 0 if found.fits else 1
+    return OK if found.fits else FAILED
 
 
 def lines(found: Fit) -> Iterator[str]:

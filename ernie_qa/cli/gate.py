@@ -11,18 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OF_STATUS, OK
 from ernie_qa.errors import ErnieQAError, InputError
-from ernie_qa.verdict import Status
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Session
     from ernie_qa.models.find import Model
     from ernie_qa.plan import Plan
 
-EXIT = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_COMPARABLE: 3, Status.NOT_APPLICABLE: 3}
-NOT_READY = 2
-INTERRUPTED = 130
-"""What a shell says of a program that Ctrl-C ended."""
 EXIT_CODES = (
     "exit codes: 0 pass, 1 fail, 2 bad input or something missing here, 3 not comparable,\n"
     "130 interrupted: what was drawn to its end is judged and kept"
@@ -175,7 +171,7 @@ def _gate(options: argparse.Namespace) -> int:
     # last: what was measured is told and kept, even where this cannot be written
     if options.report:
         write_report(options.report, session)
-    return INTERRUPTED if session.unfinished else EXIT[session.status]
+    return INTERRUPTED if session.unfinished else OF_STATUS[session.status]
 
 
 def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
@@ -212,7 +208,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         print(json.dumps(document(found), indent=2, ensure_ascii=False))
     else:
         print("\n".join(forecast_lines(found)))
-    return 0 if found.ready else NOT_READY
+    return OK if found.ready else BAD_INPUT
 
 
 def _run(plan: Plan, options: argparse.Namespace) -> Session:

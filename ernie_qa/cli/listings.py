@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ernie_qa.cli.exit_codes import OK
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add both commands."""
@@ -22,7 +24,7 @@ def _recipes(options: argparse.Namespace) -> int:
         recipe = find_recipe(name)
         print(f"{name}\n    {recipe.summary}")
         print(f"    quantizes {', '.join(recipe.components) or 'nothing'}; {recipe.path}")
-    return 0
+    return OK
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -32,4 +34,4 @@ def _models(options: argparse.Namespace) -> int:
         model = find_model(name)
         print(f"{name}\n    {model.manifest.summary if model.manifest else ''}")
         print(f"    {model.weights} weights, suite {model.suite}; {model.path}")
-    return 0
+    return OK

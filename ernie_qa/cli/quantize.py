@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.exit_codes import INTERRUPTED, OK
+
 if TYPE_CHECKING:
     from ernie_qa.quantize import Quantized
 
-INTERRUPTED = 130
-"""What a shell says of a program that Ctrl-C ended."""
 GIB = 2**30
 
 
@@ -117,7 +117,7 @@ def _quantize(options: argparse.Namespace) -> int:
         print(json.dumps(document(found), indent=2, ensure_ascii=False))
     else:
         print("\n".join(lines(found, options.model, options.recipe)))
-    return 0
+    return OK
 
 
 def document(found: Quantized) -> dict[str, object]:

@@ -7,6 +7,8 @@ import shlex
 import time
 from pathlib import Path
 
+from ernie_qa.cli.exit_codes import OK
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -63,4 +65,4 @@ def _replica(options: argparse.Namespace) -> int:
         print(f"{component:<12} {size:>14,} B of tensors")
     print(f"{path}: written in {seconds:.0f} s; random weights, its pictures mean nothing\n")
     print(f"ernie-qa gate --model {shlex.quote(str(path))} --suite {SUITE} --device cuda")
-    return 0
+    return OK

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.exit_codes import NOT_COMPARABLE, OK
 from ernie_qa.errors import InputError
 from ernie_qa.toml_input import one_line
 
 if TYPE_CHECKING:
     from ernie_qa.record import Record
     from ernie_qa.suite import Suite
-
-NOT_COMPARABLE = 3
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -88,7 +87,7 @@ def _report(options: argparse.Namespace) -> int:
     shown = from_disk(options.record, options.recipe, options.baselines)
     suite = _suite(options.suite, [one.record for one in shown])
     print(write_page(options.output, shown, suite=suite, most=options.pictures))
-    return 0
+    return OK
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -112,7 +111,7 @@ def _compare(options: argparse.Namespace) -> int:
         shown = from_disk([options.a, options.b])
         place = write_page(options.output, shown, suite=suite, comparison=comparison, most=options.pictures)
         print(f"\n{place}")
-    return 0 if comparison.comparable else NOT_COMPARABLE
+    return OK if comparison.comparable else NOT_COMPARABLE
 
 
 def _check_pictures(most: int) -> None:

@@ -8,6 +8,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.exit_codes import FAILED, OK
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -67,14 +69,14 @@ def _selftest(options: argparse.Namespace) -> int:
     faults = rounded_otherwise(options.clean) if options.clean else chosen(options.fault, options.recipe)
     if options.list:
         print("\n".join(listing(faults)))
-        return 0
+        return OK
     require_device(options.device)
     result = _run(faults, options.device)
     if options.json:
         print(json.dumps(document(result), indent=2, ensure_ascii=False))
     else:
         print("\n".join(lines(result, shutil.get_terminal_size().columns)))
-    return 0 if result.sound else 1
+    return OK if result.sound else FAILED
 
 
 def _run(faults: Sequence[Fault], device: str) -> Result:

@@ -6,6 +6,8 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from ernie_qa.cli.exit_codes import OK
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -37,4 +39,4 @@ def _show(options: argparse.Namespace) -> int:
             print(f"\n{title}")
             for line in outline(values):
                 print(line)
-    return 0
+    return OK

@@ -112,8 +112,8 @@ def save_candidates(baselines: Path, session: Session) -> Path | None:
     return bundle
 
 
-def next_step(baselines: Path, session: Session, bundle: Path) -> tuple[str, str]:
-    """What became of the bundle, and the command that shows what accepting it would change."""
+def next_step(baselines: Path, session: Session, bundle: Path) -> tuple[str, ...]:
+    """What became of the bundle, what it lacks, and the command that shows what accepting it would change."""
     shipped = recipe_names()
     recipes = [recipe for recipe in session.plan.recipes if recipe.name in session.records]
     named = ""
@@ -123,4 +123,9 @@ def next_step(baselines: Path, session: Session, bundle: Path) -> tuple[str, str
     command = (
         f"ernie-qa baseline diff {shlex.quote(str(bundle))} --baselines {shlex.quote(str(baselines))}{named}"
     )
-    return f"kept as candidates, and nothing accepted: {bundle}", f"see what would change: {command}"
+    lacking = [name for name in (*session.broken, *session.unfinished) if name not in session.records]
+    return (
+        f"kept as candidates, and nothing accepted: {bundle}",
+        *([f"these candidates are not the whole run: {', '.join(lacking)} missing"] if lacking else ()),
+        f"see what would change: {command}",
+    )

@@ -261,3 +261,33 @@ def test_an_interruption_keeps_what_was_judged_and_names_the_rest(
     document = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
     assert document["unfinished"] == ["mine"]
     assert [one["recipe"] for one in document["verdicts"]] == ["bf16"]
+
+
+STOPPED = """
+def pytest_runtest_logreport(report):
+    if report.when == "teardown" and "test_verdict[bf16]" in report.nodeid:
+        session.shouldfail = "stopping after 1 failures"
+
+def pytest_sessionstart(session):
+    globals()["session"] = session
+"""
+
+
+def test_a_run_that_ends_at_its_first_failure_is_no_pass(
+    gated: Gated,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "stopped.py").write_text(STOPPED, encoding="utf-8")
+    done = gated(
+        tmp_path,
+        *("-p", "stopped", "--ernie-report=out"),
+        *("--ernie-recipe=bf16", f"--ernie-recipe={write_recipe('mine', 1.0)}"),
+        *(f"--ernie-model={tiny_model}", f"--ernie-suite={small_suite}"),
+        environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
+    document = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
+    assert (document["status"], document["unfinished"]) == ("not_comparable", ["mine"])

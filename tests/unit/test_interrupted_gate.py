@@ -68,6 +68,16 @@ def test_what_was_finished_is_judged_and_kept(
     assert main(["show", str(tmp_path / "out" / "first")]) == 0
 
 
+def test_candidates_of_half_a_session_are_called_so(
+    stop_in: Callable[[str], None], given: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop_in("second")
+    assert main([*given, "--baselines", str(tmp_path / "kept"), "--update"]) == 130
+    said = capfd.readouterr().out
+    assert "kept as candidates" in said
+    assert "these candidates are not the whole run: second, third missing" in said
+
+
 def test_the_reference_alone_is_kept_too(
     stop_in: Callable[[str], None], given: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
