@@ -16,8 +16,10 @@ from ernie_qa import regression
 from ernie_qa.baseline.accepted import Accepted, Figure, Run, figure_of, is_drift
 from ernie_qa.baseline.bundle import Bundle, subject
 from ernie_qa.baseline.change import Change
+from ernie_qa.baseline.lock import locked
 from ernie_qa.baseline.pictures import Pictures, pictures_of
-from ernie_qa.baseline.store import Baseline, finish, locked, place_of, promote, read_baseline
+from ernie_qa.baseline.store import Baseline, finish, place_of, promote, read_baseline
+from ernie_qa.durable import cannot
 from ernie_qa.errors import BaselineError
 from ernie_qa.judge import judge
 from ernie_qa.recipe import REFERENCE, Recipe, find_recipe, recipe_names
@@ -115,7 +117,7 @@ def accept(
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise BaselineError(one_line(f"{root}: cannot be made: {problem.strerror or problem}")) from problem
+        raise BaselineError(cannot(root, problem)) from problem
     with locked(root):
         finish(root)
         proposal = propose(root, bundles, why=why, by=by, recipes=recipes, rebase=rebase)

@@ -2,10 +2,11 @@
 
 import json
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from ernie_qa.durable import write
 
 
 def cache_directory() -> Path:
@@ -27,10 +28,4 @@ def keep(path: Path, value: Any) -> None:
     """Write a JSON value there, whole or not at all. What cannot be written is not kept."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
-            try:
-                json.dump(value, file, ensure_ascii=False)
-                file.flush()
-                Path(file.name).replace(path)
-            finally:
-                Path(file.name).unlink(missing_ok=True)
+        write(path, json.dumps(value, ensure_ascii=False))

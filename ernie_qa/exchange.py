@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_qa.durable import write
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.record import Record, load_record
@@ -54,7 +55,7 @@ class Exchange:
         """Say why the arm that this process began has no record."""
         # the error itself is raised as well
         with suppress(OSError):
-            (self.directory / "broke" / recipe).write_text(why, encoding="utf-8")
+            write(self.directory / "broke" / recipe, why)
 
     def keep(self, recipe: str, record: Record) -> None:
         """Leave the record of the arm that this process began. RecordError where it cannot be written."""

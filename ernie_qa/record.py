@@ -13,14 +13,13 @@ Schemas: 1 (the first).
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.durable import cannot, directory
 from ernie_qa.errors import RecordError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
 from ernie_qa.frozen import SHA256, SHA256_RULE, digest, freeze, thaw
@@ -122,22 +121,15 @@ class Record:
             raise RecordError(
                 one_line(f"{path}: exists already; a record is never overwritten, name another place")
             )
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+        text = json.dumps({**self._json(), "hash": self.hash}, indent=1, ensure_ascii=False, allow_nan=False)
         try:
-            write_pictures(self.pictures, temporary)
-            text = json.dumps(
-                {**self._json(), "hash": self.hash}, indent=1, ensure_ascii=False, allow_nan=False
-            )
-            (temporary / "record.json").write_text(text + "\n", encoding="utf-8")
-            if self.trajectories is not None:
-                (temporary / FILE).write_bytes(self.trajectories.content())
-            temporary.rename(path)
+            with directory(path) as new:
+                write_pictures(self.pictures, new)
+                (new / "record.json").write_text(text + "\n", encoding="utf-8")
+                if self.trajectories is not None:
+                    (new / FILE).write_bytes(self.trajectories.content())
         except OSError as problem:
-            raise RecordError(
-                one_line(f"{path}: cannot be written: {problem.strerror or problem}")
-            ) from problem
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            raise RecordError(cannot(path, problem)) from problem
 
     def _json(self) -> dict[str, Any]:
         values: dict[str, Any] = {

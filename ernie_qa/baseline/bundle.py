@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ernie_qa.baseline.store import CANDIDATES, file_name
+from ernie_qa.durable import cannot, clear, write
 from ernie_qa.errors import BaselineError
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.record import Record, load_record
@@ -42,14 +43,15 @@ def make_room(root: Path) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise BaselineError(one_line(f"{place}: cannot be made: {problem.strerror or problem}")) from problem
+        raise BaselineError(cannot(place, problem)) from problem
+    clear(place)
     ignore = place / ".gitignore"
     try:
         # `git add baselines` is the next step after an accept, and candidates are no part of it
         if not ignore.exists():
-            ignore.write_text("*\n", encoding="utf-8")
+            write(ignore, "*\n")
     except OSError as problem:
-        raise BaselineError(one_line(f"{ignore}: {problem.strerror or problem}")) from problem
+        raise BaselineError(cannot(ignore, problem)) from problem
     if not os.access(place, os.W_OK | os.X_OK):
         raise BaselineError(one_line(f"{place}: cannot be written to, so no candidates can be kept there"))
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ernie_qa.baseline.store import NOISE, file_name, locked
+from ernie_qa.baseline.lock import locked
+from ernie_qa.baseline.store import NOISE, file_name
+from ernie_qa.durable import cannot, is_left, write
 from ernie_qa.errors import BaselineError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
 from ernie_qa.frozen import SHA256, SHA256_RULE, Frozen, digest
@@ -181,7 +182,7 @@ def make_noise_room(root: Path) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise BaselineError(one_line(f"{place}: cannot be made: {problem.strerror or problem}")) from problem
+        raise BaselineError(cannot(place, problem)) from problem
     if not os.access(place, os.W_OK | os.X_OK):
         raise BaselineError(one_line(f"{place}: cannot be written to, so no floor can be kept there"))
 
@@ -190,19 +191,15 @@ def save_noise(root: Path, new: Noise) -> Path:
     """Write `new` below `root`, whole or not at all, with what the file there holds of other changes of the
     same model and suite. BaselineError where it cannot be written, or another command is at work."""
     file = _file(root, new)
-    staging = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(root):
             if file.exists():
                 new = _joined(read_noise(file), new)
-            staging.write_text(new.text(), encoding="utf-8")
-            read_noise(staging)
-            staging.rename(file)
+            # what nobody could read must not replace what everybody could
+            write(file, new.text(), check=read_noise)
     except OSError as problem:
-        raise BaselineError(one_line(f"{file}: {problem.strerror or problem}")) from problem
-    finally:
-        staging.unlink(missing_ok=True)
+        raise BaselineError(cannot(file, problem)) from problem
     return file
 
 
@@ -226,6 +223,10 @@ def verify_noise(root: Path) -> tuple[tuple[Path, Noise], ...]:
 
 def _placed(root: Path) -> Iterator[tuple[Path, Noise]]:
     for file in sorted(path for path in (root / NOISE).rglob("*") if not path.is_dir()):
+        if is_left(file.name):
+            raise BaselineError(
+                one_line(f"{file}: left by a calibrate; `ernie-qa baseline verify --finish` clears it away")
+            )
         if file.suffix != ".json" or not SAFE_NAME.fullmatch(file.name):
             raise BaselineError(one_line(f"{file}: no noise floor; remove it"))
         found = read_noise(file)

@@ -1,19 +1,16 @@
 """The store on disk: finding what was accepted, and replacing it whole or not at all.
 
 What is accepted for one model on one machine is one directory, and changes as one. A new state is written
-beside it (`.<machine>.new-*`), committed by one rename (`.<machine>.ready`), and swapped in by two more. A
+beside it (`ernie_qa.durable`), committed by one rename (`.<machine>.ready`), and swapped in by two more. A
 process killed before the commit changed nothing; killed after it, the next accept finishes the swap. Readers
 wait for a writer that is at work.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ernie_qa.baseline.accepted import Accepted, read_accepted
+from ernie_qa.baseline.lock import locked
 from ernie_qa.baseline.pictures import FOLDER, MANIFEST, Pictures, read_pictures
+from ernie_qa.durable import cannot, clear, directory, move
 from ernie_qa.errors import BaselineError
 from ernie_qa.frozen import SHA256, SHA256_RULE, Frozen, digest
 from ernie_qa.picture import write_pictures
@@ -86,7 +85,7 @@ def read_baseline(place: Path) -> Baseline | None:
     if not place.exists() and not place.is_symlink():
         return None
     with _told_in_one_line(place):
-        return _read(place, place.name)
+        return _read(place, place.name, place.parent.name)
 
 
 def verify(root: Path) -> tuple[Baseline, ...]:
@@ -105,13 +104,15 @@ def verify(root: Path) -> tuple[Baseline, ...]:
                             f"`ernie-qa baseline verify --finish`, else remove it"
                         )
                     )
-                found.append(_read(file, file.name))
+                found.append(_read(file, file.name, model.name))
     return tuple(found)
 
 
 def finish(root: Path) -> tuple[Path, ...]:
     """Complete or clear away what killed accepts left below `root`, within `locked`; what was completed."""
-    with _told_in_one_line(root):
+    with _told_in_one_line(root, written=True):
+        for place in (root, *(path for path in root.rglob("*") if path.is_dir())):
+            clear(place)
         return tuple(
             place
             for model in _directories(root)
@@ -120,38 +121,13 @@ def finish(root: Path) -> tuple[Path, ...]:
         )
 
 
-@contextmanager
-def locked(root: Path, *, exclusive: bool = True) -> Iterator[None]:
-    """Keep accepts away from `root` while it is read; with `exclusive`, readers too.
-
-    A reader waits; a second writer gets a BaselineError, and so does everybody where `root` is no directory.
-    The lock is on the directory itself: it leaves no file, and a killed process holds none.
-    """
-    if not root.is_dir():
-        raise BaselineError(one_line(f"{root}: no such directory; name the one that holds the baselines"))
-    with _told_in_one_line(root):
-        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
-        except BlockingIOError:
-            raise BaselineError(
-                one_line(f"{root}: another command is at work here; try again when it has ended")
-            ) from None
-        yield
-    finally:
-        os.close(handle)
-
-
 def promote(new: Baseline) -> None:
     """Make `new` what is accepted in its place, within `locked`. BaselineError if it can't be written."""
     place = new.path
-    staging = place.parent / f".{place.name}.new-{uuid.uuid4().hex}"
-    try:
-        with _told_in_one_line(place):
-            if place.is_symlink():
-                raise BaselineError(one_line(f"{place}: a link; make it a directory of its own"))
-            staging.mkdir(parents=True)
+    with _told_in_one_line(place, written=True):
+        if place.is_symlink():
+            raise BaselineError(one_line(f"{place}: a link; make it a directory of its own"))
+        with directory(_ready(place)) as staging:
             for recipe, one in new.accepted.items():
                 (staging / f"{recipe}.json").write_text(one.text(), encoding="utf-8")
             index = new.index()
@@ -161,19 +137,18 @@ def promote(new: Baseline) -> None:
                 write_pictures(new.pictures.pictures, staging)
                 (staging / FOLDER / MANIFEST).write_text(new.pictures.text(), encoding="utf-8")
             # what nobody could read must not replace what everybody could
-            _read(staging, place.name)
-            staging.rename(_ready(place))
-            _recover(place)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            _read(staging, place.name, place.parent.name)
+        _recover(place)
 
 
 @contextmanager
-def _told_in_one_line(place: Path) -> Iterator[None]:
-    """BaselineError for what the system refuses."""
+def _told_in_one_line(place: Path, *, written: bool = False) -> Iterator[None]:
+    """BaselineError for what the system refuses, while `place` is read or `written`."""
     try:
         yield
     except OSError as problem:
+        if written:
+            raise BaselineError(cannot(place, problem)) from problem
         where = problem.filename or place
         raise BaselineError(one_line(f"{where}: {problem.strerror or problem}")) from problem
 
@@ -186,11 +161,10 @@ def _recover(place: Path) -> bool:
         if place.exists():
             if previous.exists():
                 shutil.rmtree(previous)
-            place.rename(previous)
-        ready.rename(place)
-    for abandoned in (previous, *place.parent.glob(f".{place.name}.new-*")):
-        if abandoned.exists():
-            shutil.rmtree(abandoned)
+            move(place, previous)
+        move(ready, place)
+    if previous.exists():
+        shutil.rmtree(previous)
     return begun
 
 
@@ -209,7 +183,7 @@ def _directories(root: Path) -> list[Path]:
     return sorted(path for path in found if path.name not in (CANDIDATES, NOISE))
 
 
-def _read(place: Path, machine: str) -> Baseline:
+def _read(place: Path, machine: str, model: str) -> Baseline:
     """The baseline in `place`, each file checked alone and against the others."""
     index = read_json(place / INDEX, BaselineError)
     index.schema(SCHEMA)
@@ -220,7 +194,7 @@ def _read(place: Path, machine: str) -> Baseline:
             continue
         if file.suffix != ".json" or not SAFE_NAME.fullmatch(file.name):
             raise BaselineError(one_line(f"{file}: no part of a baseline; remove it"))
-        accepted[file.stem] = _accepted(file, place.parent.name, machine)
+        accepted[file.stem] = _accepted(file, model, machine)
     found = Baseline(place, accepted, read_pictures(place))
     _check_index(index.frozen(), found, declared)
     base = accepted[REFERENCE]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ernie_qa.durable import FULL, cannot
 from ernie_qa.errors import InputError, RecordError, UnavailableError
+from ernie_qa.together import settle, together
 from ernie_qa.toml_input import one_line
 
 README = "README.md"
-_HIDDEN = ".ernie-qa-card-unfinished"
 
 
 def check_free(directory: Path, names: Sequence[str], overwrite: bool) -> None:
@@ -24,6 +23,10 @@ def check_free(directory: Path, names: Sequence[str], overwrite: bool) -> None:
         raise InputError(
             one_line(f"{directory}: {directory.absolute().parent} is no directory; make it first")
         )
+    try:
+        settle(directory, names)
+    except OSError as problem:
+        raise UnavailableError(cannot(directory, problem)) from None
     there = [name for name in names if (directory / name).exists() or (directory / name).is_symlink()]
     if there and not overwrite:
         raise InputError(
@@ -43,45 +46,16 @@ def replacing(directory: Path, names: Sequence[str], overwrite: bool) -> Iterato
     something cannot be written.
     """
     check_free(directory, names, overwrite)
-    made = not directory.exists()
-    hidden = directory / _HIDDEN
     try:
-        directory.mkdir(exist_ok=True)
-        shutil.rmtree(hidden, ignore_errors=True)
-        (hidden / "old").mkdir(parents=True)
-        (hidden / "new").mkdir()
-        yield hidden / "new"
-        _swap(directory, hidden, names)
-        made = False
+        with together(directory, names, over=overwrite) as new:
+            yield new
     except (OSError, RecordError) as problem:
-        # a record says itself that it cannot be written, but names the hidden directory
+        # a record says itself that it cannot be written, but not what to do about a card
         cause = problem if isinstance(problem, OSError) else problem.__cause__
         if not isinstance(cause, OSError):
             raise
-        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = cause.errno in FULL
         why = "the disk is full; make room" if full else f"cannot be written: {cause.strerror or cause}"
         raise UnavailableError(
-            one_line(f"{directory}: {why}, or name another with --output; nothing was left there")
+            one_line(f"{directory}: {why}, or name another with --output; what was there is as it was")
         ) from None
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-        if made and directory.is_dir():
-            directory.rmdir()
-
-
-def _swap(directory: Path, hidden: Path, names: Sequence[str]) -> None:
-    """Move what is in the way aside and the new ones in; all back where one of them cannot be moved."""
-    done: list[tuple[Path, Path]] = []
-    try:
-        for name in names:
-            for source, target in (
-                (directory / name, hidden / "old" / name),
-                (hidden / "new" / name, directory / name),
-            ):
-                if source.exists() or source.is_symlink():
-                    source.rename(target)
-                    done.append((source, target))
-    except BaseException:
-        for source, target in reversed(done):
-            target.rename(source)
-        raise

@@ -120,7 +120,7 @@ def _add_accept(actions: argparse._SubParsersAction[argparse.ArgumentParser], re
 
 def _diff(options: argparse.Namespace) -> int:
     from ernie_qa.acceptance import propose
-    from ernie_qa.baseline.store import locked
+    from ernie_qa.baseline.lock import locked
 
     bundles = _bundles(options)
     with locked(options.baselines, exclusive=False):
@@ -160,9 +160,12 @@ def _accept(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from ernie_qa.baseline.lock import left_by, locked
     from ernie_qa.baseline.noise import verify_noise
-    from ernie_qa.baseline.store import finish, locked, verify
+    from ernie_qa.baseline.store import finish, verify
 
+    if killed := left_by(options.baselines):
+        print(f"{options.baselines}: {killed} was killed at work here; it holds no lock and blocks nobody")
     if options.finish:
         with locked(options.baselines):
             for place in finish(options.baselines):

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ernie_qa.cli.exit_codes import OF_STATUS, OK
+from ernie_qa.durable import cannot, write
 from ernie_qa.errors import CapsuleError, UnavailableError
 
 CANNOT_TELL = 3
@@ -125,10 +126,9 @@ def _export(options: argparse.Namespace) -> int:
             progress=progress,
         )
     try:
-        with options.output.open("xb") as file:
-            file.write(capsule.content)
+        write(options.output, capsule.content, over=False)
     except OSError as problem:
-        raise CapsuleError(f"{options.output}: cannot be written: {problem.strerror or problem}") from None
+        raise CapsuleError(cannot(options.output, problem)) from None
     size = len(capsule.content) / 10**6
     print(f"{options.output}: {capsule.recipe.name} of {capsule.model.name}, {size:.1f} MB, {capsule.sha256}")
     print(f"  made on {machine_in_words(capsule.fingerprint)}")

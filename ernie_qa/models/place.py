@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -11,10 +10,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_qa.durable import FULL, flush_all, move
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
 from ernie_qa.toml_input import one_line
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +91,23 @@ def _restore(target: Path) -> None:
     """What a process that was killed while it replaced `target` left: back to its name, or away."""
     old = _old(target)
     if old.is_dir() and not target.exists():
-        old.rename(target)
+        move(old, target)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _take(hidden: Path, target: Path) -> None:
     """Give `hidden` the name `target`, and remove what had it."""
+    flush_all(hidden)
     if not target.is_dir() or not any(target.iterdir()):
-        hidden.rename(target)
+        move(hidden, target)
         return
     old = _old(target)
-    target.rename(old)
+    move(target, old)
     try:
-        hidden.rename(target)
+        move(hidden, target)
     except BaseException:
-        old.rename(target)
+        if not target.exists():
+            old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
@@ -149,7 +149,7 @@ def _check_room(directory: Path, hidden: Path, needed: int, terms: Terms) -> Non
 
 
 def _refused(directory: Path, problem: OSError, needed: int, kept: bool) -> ErnieQAError:
-    if problem.errno in _FULL:
+    if problem.errno in FULL:
         what = f"the disk is full: {needed:,} bytes are needed; make room, or name a directory elsewhere"
     else:
         what = f"cannot be written: {problem.strerror or problem}; name a directory elsewhere"

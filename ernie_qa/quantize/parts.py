@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_qa.durable import flush_all, move, write
 from ernie_qa.frozen import digest
 
 PARTIAL = ".partial"
@@ -56,11 +57,10 @@ class Parts:
 
     def add(self, hidden: Path, part: Part) -> None:
         """Give what was written in `PARTIAL` its name, and list it."""
-        (hidden / PARTIAL).rename(hidden / part.name)
+        flush_all(hidden / PARTIAL)
+        move(hidden / PARTIAL, hidden / part.name)
         parts = [asdict(one) for one in (*self.of(hidden), part)]
-        new = hidden / f"{_LIST}.new"
-        new.write_text(json.dumps({"key": self._key, "parts": parts}, indent=1) + "\n", encoding="utf-8")
-        new.replace(hidden / _LIST)
+        write(hidden / _LIST, json.dumps({"key": self._key, "parts": parts}, indent=1) + "\n")
 
     def kept(self, hidden: Path) -> bool:
         """Whether a part in `hidden` is whole; if so, whatever else is there is removed."""

@@ -6,14 +6,18 @@ import json
 import math
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.bundle import bundle_place
+from ernie_qa.durable import cannot, write
+from ernie_qa.durable import directory as whole
 from ernie_qa.errors import InputError
 from ernie_qa.recipe import REFERENCE, recipe_names
-from ernie_qa.toml_input import one_line
+from ernie_qa.together import settle, together
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Session
@@ -26,9 +30,14 @@ DOCUMENT = "verdict.json"
 
 def check_directory(directory: Path) -> None:
     """InputError where `directory` holds files, is one, or cannot be made: a report is never written over
-    another, and that it cannot be written is told before anything is drawn."""
+    another, and that it cannot be written is told before anything is drawn.
+
+    What a killed run left there is finished, where it was whole, or cleared away.
+    """
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: not a directory; name a new or an empty one for the report")
+    with _told(directory):
+        settle(directory)
     if directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"{directory}: not empty; name a new or an empty directory for the report")
     there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
@@ -75,8 +84,8 @@ def _values(check: Check) -> dict[str, Any]:
 
 
 def save(directory: Path, session: Session) -> None:
-    """Write `<recipe>/` (the record) for each arm, the reference among them, and verdict.json."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write `<recipe>/` (the record) for each arm, the reference among them, and verdict.json, in a directory
+    that is there."""
     for recipe, record in session.records.items():
         record.save(directory / recipe)
     text = json.dumps(document(session), indent=2, ensure_ascii=False)
@@ -85,15 +94,25 @@ def save(directory: Path, session: Session) -> None:
 
 def write_whole(file: Path, text: str) -> None:
     """Write `file`, whole or not at all. InputError where it cannot be written."""
-    unfinished = file.with_name(f".{file.name}")
+    with _told(file):
+        write(file, text)
+
+
+@contextmanager
+def filling(directory: Path) -> Iterator[Path]:
+    """A hidden directory in `directory` to write in; all that is in it takes its place there when the block
+    ends well, or nothing. InputError where that cannot be."""
+    with _told(directory), together(directory) as new:
+        yield new
+
+
+@contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """InputError for what the system refuses while `place` is written."""
     try:
-        try:
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        yield
     except OSError as problem:
-        raise InputError(one_line(f"{file}: cannot be written: {problem.strerror or problem}")) from None
+        raise InputError(cannot(place, problem)) from None
 
 
 def save_candidates(baselines: Path, session: Session) -> Path | None:
@@ -106,9 +125,8 @@ def save_candidates(baselines: Path, session: Session) -> Path | None:
         return None
     bundle = bundle_place(baselines, reference)
     if not bundle.exists():
-        unfinished = bundle.with_name(f".{bundle.name}")
-        save(unfinished, session)
-        unfinished.rename(bundle)
+        with _told(bundle), whole(bundle) as new:
+            save(new, session)
     return bundle
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ernie_qa.report.files import save, write_whole
-from ernie_qa.report.page import write_page
-from ernie_qa.report.shown import of_session
+from ernie_qa.report.files import filling, save, write_whole
+from ernie_qa.report.page import PAGE, write_page
+from ernie_qa.report.shown import Shown, of_session
 from ernie_qa.report.summary import FILE, append_summary, markdown
 
 if TYPE_CHECKING:
@@ -15,17 +16,25 @@ if TYPE_CHECKING:
 
 
 def write_report(directory: Path, session: Session) -> None:
-    """Write the records, verdict.json, verdict.md and index.html of a session."""
-    save(directory, session)
+    """Write the records, verdict.json, verdict.md and index.html of a session, all or nothing."""
     shown = of_session(session)
-    write_whole(directory / FILE, markdown(shown, session.broken, session.unfinished))
-    write_page(
-        directory,
-        shown,
-        suite=session.plan.suite,
-        broken=session.broken,
-        unfinished=session.unfinished,
-    )
+    with filling(directory) as new:
+        save(new, session)
+        write_whole(new / FILE, markdown(shown, session.broken, session.unfinished))
+        write_page(
+            new,
+            shown,
+            suite=session.plan.suite,
+            broken=session.broken,
+            unfinished=session.unfinished,
+        )
+
+
+def write_page_alone(directory: Path, shown: Sequence[Shown], **options: Any) -> Path:
+    """Write index.html and its pictures as `write_page`, all or nothing; the page."""
+    with filling(directory) as new:
+        write_page(new, shown, **options)
+    return directory / PAGE
 
 
 def summarize(session: Session) -> None:

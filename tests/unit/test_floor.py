@@ -233,5 +233,5 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_drawn(
     monkeypatch.setattr("ernie_qa.calibration.calibrate", None)
     assert main(["calibrate", "mini", "--device", "cpu", "--baselines", str(file)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"ernie-qa: {file}/noise: cannot be made: ")
+    assert said.startswith(f"ernie-qa: {file}/noise: cannot be written: ")
     assert said.count("\n") == 1

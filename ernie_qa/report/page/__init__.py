@@ -10,11 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.durable import cannot
 from ernie_qa.errors import InputError
 from ernie_qa.report.files import write_whole
 from ernie_qa.report.page import costs, curves, environment, ladder, sides, triplets
 from ernie_qa.report.shown import groups, status_of
-from ernie_qa.toml_input import one_line
 from ernie_qa.verdict import Status, worst
 
 if TYPE_CHECKING:
@@ -113,9 +113,7 @@ def write_page(
                 break
         write_whole(directory / PAGE, page)
     except OSError as problem:
-        raise InputError(
-            one_line(f"{directory}: the page cannot be written: {problem.strerror or problem}")
-        ) from None
+        raise InputError(cannot(directory / PAGE, problem)) from None
     return directory / PAGE
 
 
