@@ -2,6 +2,7 @@
 
     python benchmarks/kills.py --kills 120 --seed 1
     python benchmarks/kills.py --kills 10 --seed 2 --command accept --command report
+    python benchmarks/kills.py --each --command accept --command card
 
 Each command really runs, on the shipped miniature and one small case, in a process of its own: a fork of this
 one, so that torch is imported once. It is killed with all of its process group (SIGKILL), in turn at a moment
@@ -28,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -334,9 +336,8 @@ def run_to_its_end(run: Callable[[list[str]], Any], arguments: list[str], log: P
     return os.waitstatus_to_exitcode(os.waitpid(started(run, arguments, log), 0)[1])
 
 
-def killed(command: Command, at: Path, log: Path, found: Found, how: str, random_: random.Random) -> bool:
-    """Run it and kill it; whether it was still running."""
-    n = random_.randint(1, found.calls) if how == "call" else 0
+def killed(command: Command, at: Path, log: Path, found: Found, n: int, random_: random.Random) -> bool:
+    """Run it and kill it before its `n`-th call, for 0 at a moment; whether it was still running."""
     child = started(command.run, command.arguments(at), log, at if n else None, n)
     if not n:
         time.sleep(random_.uniform(0, found.seconds))
@@ -380,6 +381,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=120, help="so many in all (120)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--each", action="store_true", help="before each call once, and at no other moment")
     parser.add_argument("--command", action="append", help="only this one; may be repeated (all)")
     options = parser.parse_args()
     # what takes seconds to import, once for all
@@ -404,21 +406,29 @@ def main() -> int:
         assert commands[name].state(at).startswith("new"), name
         found.calls = int(log.with_name("calls").read_text().split()[0])
         shutil.rmtree(at)
-    turn = 0
-    while sum(found.kills.total() for found in results.values()) < options.kills:
-        name, how = chosen[turn % len(chosen)], ("call", "time")[turn // len(chosen) % 2]
-        turn += 1
+    each = [(name, n) for name, found in results.items() for n in range(1, found.calls + 1)]
+    drawn = (
+        (name, random_.randint(1, results[name].calls) if by_call else 0)
+        for by_call in cycle((True, False))
+        for name in chosen
+    )
+    for name, n in each if options.each else drawn:
+        if not options.each and sum(found.kills.total() for found in results.values()) >= options.kills:
+            break
         at = place / "at"
         shutil.copytree(ground.start, at, symlinks=True)
         found = results[name]
         try:
-            if killed(commands[name], at, log, found, how, random_):
-                found.kills[how] += 1
+            if killed(commands[name], at, log, found, n, random_):
+                found.kills["call" if n else "time"] += 1
                 looked_at(ground, commands[name], at, log, found)
             else:
                 found.late += 1
         except Exception as problem:
-            print(f"{name}, turn {turn}, killed by {how}: {problem!r}; kept is {at}", file=sys.stderr)
+            print(
+                f"{name}, killed {f'before call {n}' if n else 'at a moment'}: {problem!r}; kept is {at}",
+                file=sys.stderr,
+            )
             return 1
         shutil.rmtree(at)
     told(results)

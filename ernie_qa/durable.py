@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ernie_qa.errors import ErnieQAError
 from ernie_qa.toml_input import one_line
 
 SUFFIX = ".ernie-qa-new"
@@ -62,12 +63,23 @@ def directory(target: Path) -> Iterator[Path]:
     clear(target.parent)
     temporary, handle = _made(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield temporary
+        with named(temporary, target):
+            yield temporary
         flush_all(temporary)
         move(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def named(hidden: Path, place: Path) -> Iterator[None]:
+    """Name `place` in errors about what is written in `hidden`."""
+    try:
+        yield
+    except ErnieQAError as problem:
+        said = str(problem).replace(str(hidden), str(place))
+        raise type(problem)(said) from problem.__cause__
 
 
 @contextmanager
@@ -112,6 +124,13 @@ def flush_all(place: Path) -> None:
         elif entry.is_file() and not entry.is_symlink():
             flush(entry)
     flush(place)
+
+
+def discard(place: Path) -> None:
+    """Remove a directory that must not be met half removed: under its own name it is there whole or not."""
+    temporary = place.parent / f".{uuid.uuid4().hex[:16]}{SUFFIX}"
+    os.rename(place, temporary)  # noqa: PTH104 - as in `move`
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_left(name: str) -> bool:

@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ernie_qa.durable import flush, flush_all, held, move
-from ernie_qa.errors import ErnieQAError
+from ernie_qa.durable import flush, flush_all, held, move, named
 
 HIDDEN = ".ernie-qa-unfinished"
 _GONE = ".gone"
@@ -38,12 +37,10 @@ def together(directory: Path, names: Sequence[str] = (), *, over: bool = False) 
             try:
                 _settle(directory, hidden, names)
                 (hidden / "new").mkdir()
-                yield hidden / "new"
+                with named(hidden / "new", directory):
+                    yield hidden / "new"
                 _commit(directory, hidden, names, over)
                 finished = True
-            except ErnieQAError as problem:
-                said = str(problem).replace(str(hidden / "new"), str(directory))
-                raise type(problem)(said) from problem.__cause__
             finally:
                 # what is committed and could not be moved back is left for the next to move on
                 if not (hidden / "ready").exists():

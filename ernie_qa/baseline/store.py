@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from ernie_qa.baseline.accepted import Accepted, read_accepted
 from ernie_qa.baseline.lock import locked
 from ernie_qa.baseline.pictures import FOLDER, MANIFEST, Pictures, read_pictures
-from ernie_qa.durable import cannot, clear, directory, move
+from ernie_qa.durable import cannot, clear, directory, discard, move
 from ernie_qa.errors import BaselineError
 from ernie_qa.frozen import SHA256, SHA256_RULE, Frozen, digest
 from ernie_qa.picture import write_pictures
@@ -127,18 +127,36 @@ def promote(new: Baseline) -> None:
     with _told_in_one_line(place, written=True):
         if place.is_symlink():
             raise BaselineError(one_line(f"{place}: a link; make it a directory of its own"))
-        with directory(_ready(place)) as staging:
-            for recipe, one in new.accepted.items():
-                (staging / f"{recipe}.json").write_text(one.text(), encoding="utf-8")
-            index = new.index()
-            text = json.dumps({**index, "hash": digest(index)}, indent=1)
-            (staging / INDEX).write_text(text + "\n", encoding="utf-8")
-            if new.pictures is not None:
-                write_pictures(new.pictures.pictures, staging)
-                (staging / FOLDER / MANIFEST).write_text(new.pictures.text(), encoding="utf-8")
-            # what nobody could read must not replace what everybody could
-            _read(staging, place.name, place.parent.name)
-        _recover(place)
+        try:
+            with directory(_ready(place)) as staging:
+                for recipe, one in new.accepted.items():
+                    (staging / f"{recipe}.json").write_text(one.text(), encoding="utf-8")
+                index = new.index()
+                text = json.dumps({**index, "hash": digest(index)}, indent=1)
+                (staging / INDEX).write_text(text + "\n", encoding="utf-8")
+                if new.pictures is not None:
+                    write_pictures(new.pictures.pictures, staging)
+                    (staging / FOLDER / MANIFEST).write_text(new.pictures.text(), encoding="utf-8")
+                # what nobody could read must not replace what everybody could
+                _read(staging, place.name, place.parent.name)
+            _recover(place)
+        except BaseException:
+            with suppress(OSError):
+                _take_back(place)
+            raise
+
+
+def _take_back(place: Path) -> None:
+    """Undo what `promote` committed and could not finish; where the new state is in place, it stays."""
+    ready, previous = _ready(place), _previous(place)
+    if ready.exists():
+        if previous.exists() and not place.exists():
+            with suppress(OSError):
+                move(previous, place)
+        if place.exists() or not previous.exists():
+            discard(ready)
+    elif previous.exists() and place.exists():
+        discard(previous)
 
 
 @contextmanager
@@ -155,7 +173,7 @@ def _told_in_one_line(place: Path, *, written: bool = False) -> Iterator[None]:
 
 def _recover(place: Path) -> bool:
     """Finish what a killed `promote` began; whether there was anything. Each step may be repeated."""
-    ready, previous = _ready(place), place.parent / f".{place.name}.previous"
+    ready, previous = _ready(place), _previous(place)
     begun = ready.exists()
     if begun:
         if place.exists():
@@ -170,6 +188,10 @@ def _recover(place: Path) -> bool:
 
 def _ready(place: Path) -> Path:
     return place.parent / f".{place.name}.ready"
+
+
+def _previous(place: Path) -> Path:
+    return place.parent / f".{place.name}.previous"
 
 
 def _place(file: Path) -> Path:

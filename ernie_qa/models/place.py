@@ -102,12 +102,13 @@ def _take(hidden: Path, target: Path) -> None:
         move(hidden, target)
         return
     old = _old(target)
-    move(target, old)
     try:
+        move(target, old)
         move(hidden, target)
     except BaseException:
         if not target.exists():
             old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ernie_qa.baseline.lock import left_by, locked
+from ernie_qa.baseline.lock import OWNER, left_by, locked
 from ernie_qa.baseline.store import Baseline, file_name, find_baseline, finish, verify
+from ernie_qa.cli import main
 from ernie_qa.errors import BaselineError
 from ernie_qa.recipe import Recipe
 from ernie_qa.record import Record
@@ -216,11 +217,27 @@ def test_a_moved_machine_is_refused(root: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from ernie_qa.baseline.lock import left_by, locked
+from ernie_qa.baseline.lock import OWNER, left_by, locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)
 """
+
+
+def test_a_killed_writer_is_told_and_blocks_nobody(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(root)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "locked\n"
+    assert sorted(json.loads((root / OWNER).read_text())) == ["command", "pid", "since"]
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    for option in ((), ("--finish",)):
+        assert main(["baseline", "verify", "--baselines", str(root), *option]) == 0
+        assert f"(process {other.pid}, since" in capsys.readouterr().out
+    assert main(["baseline", "verify", "--baselines", str(root)]) == 0
+    assert "process" not in capsys.readouterr().out
+    assert not (root / OWNER).exists()
 
 
 def test_two_accepts_at_once(root: Path, observed: Observed, tmp_path: Path) -> None:
