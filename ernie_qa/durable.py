@@ -83,16 +83,21 @@ def named(hidden: Path, place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(place: Path) -> Iterator[None]:
+def held(place: Path, *, wait: bool = False) -> Iterator[None]:
     """Make the directory `place`, where it is not there, and keep other processes out of it.
 
-    BlockingIOError where another one is in there. The lock is the kernel's: a killed process has none.
+    BlockingIOError where another one is in there, or removed it while this one had to `wait`. The lock is the
+    kernel's: a killed process has none.
     """
+    other = BlockingIOError(errno.EAGAIN, "another process is writing it", str(place))
     place.mkdir(exist_ok=True)
-    handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        if not _lock(handle, place):
-            raise BlockingIOError(errno.EAGAIN, "another process is writing it", str(place))
+        handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise other from None
+    try:
+        if not _lock(handle, place, wait):
+            raise other
         yield
     finally:
         os.close(handle)
@@ -182,10 +187,10 @@ def _made(place: Path, how: int) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _lock(handle: int, path: Path) -> bool:
-    """Lock what `handle` has open, without waiting; False where another has it, or it was removed since."""
+def _lock(handle: int, path: Path, wait: bool = False) -> bool:
+    """Lock what `handle` has open; False where another has it, or it was removed since."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as problem:

@@ -52,11 +52,12 @@ def together(directory: Path, names: Sequence[str] = (), *, over: bool = False) 
 
 
 def settle(directory: Path, names: Sequence[str] = ()) -> None:
-    """Finish or clear away what a killed process left in `directory`, where it left something. OSError where
-    that is refused, BlockingIOError where a process is at work there."""
+    """Finish or clear away what a killed process left in `directory`, where it left something; one that is at
+    work there is waited for. OSError where that is refused."""
     hidden = directory / HIDDEN
-    if hidden.is_dir() and not hidden.is_symlink():
-        with held(hidden):
+    while hidden.is_dir() and not hidden.is_symlink():
+        # of several that wait here the first removes it
+        with suppress(BlockingIOError), held(hidden, wait=True):
             _settle(directory, hidden, names)
             shutil.rmtree(hidden)
 

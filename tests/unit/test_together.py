@@ -1,5 +1,6 @@
 """Several files of one directory that change as one, and what is met there that no command left."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,11 +91,19 @@ def test_a_link_among_what_is_left_moves_nothing_elsewhere(place: Path, tmp_path
 
 
 def test_a_process_that_is_at_work_keeps_others_out(place: Path) -> None:
-    with held(place / HIDDEN):
-        with pytest.raises(BlockingIOError, match="another process is writing it"):
-            settle(place, NAMES)
-        with pytest.raises(BlockingIOError), together(place, NAMES, over=True):
-            pass
+    with (
+        held(place / HIDDEN),
+        pytest.raises(BlockingIOError, match="another process is writing it"),
+        together(place, NAMES, over=True),
+    ):
+        pass
+
+
+def test_several_processes_finish_what_one_left(place: Path) -> None:
+    committed(place, README_md="new")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: settle(place, NAMES), range(8)))
+    assert files(place) == {"README.md": "new", "theirs": "old"}
 
 
 def test_what_is_being_written_is_not_cleared_away(tmp_path: Path) -> None:
