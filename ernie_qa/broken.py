@@ -6,6 +6,8 @@ import gc
 import traceback
 from pathlib import Path
 
+from ernie_qa.redaction import without_secrets
+
 
 def forget(error: BaseException) -> None:
     """Take the frames from `error` and from all that led to it: whoever keeps it would keep the pipeline
@@ -24,7 +26,7 @@ def told(error: BaseException) -> str:
     """What a library raised, in one line, and where."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     said = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})"
+    return f"{type(error).__name__}: {without_secrets(said)} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def release(device: str) -> None:
