@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,7 +71,10 @@ def _settle(directory: Path, hidden: Path, names: Sequence[str]) -> None:
     if (hidden / "ready").is_dir():
         _swap(directory, hidden, names, [])
     for entry in hidden.iterdir():
-        shutil.rmtree(entry)
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _commit(directory: Path, hidden: Path, names: Sequence[str], over: bool) -> None:
@@ -108,7 +112,8 @@ def _swap(directory: Path, hidden: Path, names: Sequence[str], done: list[tuple[
     for name in (*(name for name in names if (ready / _GONE / name).is_dir()), *order):
         moves = [(ready / name, directory / name)] if name in written else []
         if os.path.lexists(directory / name):
-            moves.insert(0, (directory / name, old / name))
+            # a name of its own: one of an earlier try may be there
+            moves.insert(0, (directory / name, old / uuid.uuid4().hex))
         for source, target in moves:
             os.rename(source, target)  # noqa: PTH104
             done.append((source, target))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ernie_qa.cli.exit_codes import OK
 from ernie_qa.errors import BaselineError
+from ernie_qa.toml_input import one_line
 
 if TYPE_CHECKING:
     from ernie_qa.acceptance import Proposal
@@ -165,7 +166,8 @@ def _verify(options: argparse.Namespace) -> int:
     from ernie_qa.baseline.store import finish, verify
 
     if killed := left_by(options.baselines):
-        print(f"{options.baselines}: {killed} was killed at work here; it holds no lock and blocks nobody")
+        what = "was killed at work here; it holds no lock and blocks nobody"
+        print(one_line(f"{options.baselines}: {killed} {what}"))
     if options.finish:
         with locked(options.baselines):
             for place in finish(options.baselines):

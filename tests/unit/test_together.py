@@ -116,3 +116,13 @@ def test_what_is_being_written_is_not_cleared_away(tmp_path: Path) -> None:
 
     write(tmp_path / "file", "new", check=meanwhile)
     assert files(tmp_path) == {"file": "new", "other": "text"}
+
+
+def test_what_came_to_be_since_is_moved_aside_as_well(place: Path) -> None:
+    ready = committed(place, README_md="new")
+    old = ready.with_name("old") / "pictures"
+    old.mkdir(parents=True)
+    (old / "one").write_text("older")
+    (place / HIDDEN / "a file").write_text("?")
+    settle(place, NAMES)
+    assert files(place) == {"README.md": "new", "theirs": "old"}
