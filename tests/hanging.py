@@ -1,5 +1,4 @@
-"""What hangs or dies for real, planted into every process that Python starts: `HANGS` says which recipe does
-what."""
+"""What hangs, dies or runs out of memory for real, planted into every process that Python starts."""
 
 import os
 import sys
@@ -21,6 +20,26 @@ def holding(*_):
 def dying(*_):
     os.kill(os.getpid(), 9)
 
+def hungry(*_):
+    import torch
+
+    # more than any machine has
+    torch.empty(2**50)
+
+def starving(load, megabytes=10):
+    # a limit that the load itself runs into
+    import resource
+    import diffusers, sdnq, transformers
+
+    pages = int(open("/proc/self/statm").read().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + megabytes * 2**20
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        return load()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
 def hangs(told):
     from ernie_qa import execute
 
@@ -30,8 +49,11 @@ def hangs(told):
         if told.get(recipe.name) == "loading":
             while True:
                 pass
+        if told.get(recipe.name) == "starving":
+            return starving(lambda: load(model, recipe, device, **options))
         pipe = load(model, recipe, device, **options)
-        befalls = {"drawing": drawing, "holding": holding, "dying": dying}.get(told.get(recipe.name))
+        hooks = {"drawing": drawing, "holding": holding, "dying": dying, "hungry": hungry}
+        befalls = hooks.get(told.get(recipe.name))
         if befalls:
             pipe.transformer.register_forward_pre_hook(befalls)
         return pipe
