@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-_ON_A_GPU = re.compile(
-    r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|\(out of memory\)"
-)
+from ernie_qa.redaction import without_secrets
+
+_ON_A_GPU = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 """What torch's allocator says, and libraries that allocate past it."""
 _IN_MAIN = re.compile(r"[Cc]an(?:'t|not) allocate memory|not enough memory: you tried to allocate")
 """What torch's allocator for the CPU says, and the system of ENOMEM, whichever library passes it on."""
@@ -58,7 +58,7 @@ def told(error: BaseException) -> str:
     """What a library raised, in one line, and where."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     said = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno})"
+    return f"{type(error).__name__}: {without_secrets(said)} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def release(device: str) -> None:

@@ -11,12 +11,18 @@
     └── UnavailableError      this machine lacks something: a GPU, a package, the LPIPS weights
         └── OutOfMemoryError  memory ran out while a pipeline was loaded
 
-Every message is one line that says what is wrong, where, and what to do.
+Every message is one line that says what is wrong, where, and what to do. A library's words may stand in it,
+and are told and kept: access tokens are taken out of all of them.
 """
+
+from ernie_qa.redaction import without_secrets
 
 
 class ErnieQAError(Exception):
     """Base of all errors that ernie_qa raises on purpose."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(one) if isinstance(one, str) else one for one in args))
 
 
 class InputError(ErnieQAError):

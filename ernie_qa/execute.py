@@ -25,6 +25,7 @@ from ernie_qa.observe import Observation, arm_of
 from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
+from ernie_qa.redaction import without_secrets
 from ernie_qa.suite import more_seeds
 from ernie_qa.verdict import Status, worst
 
@@ -358,7 +359,7 @@ class Session:
                 why = str(error) if isinstance(error, ErnieQAError) else told(error)
                 self._exchange.broke(recipe.name, why)
             broke = ErnieQAError(f"{recipe.name} broke off: {told(error)}")
-            broke.add_note(traceback.format_exc())
+            broke.add_note(without_secrets(traceback.format_exc()))
             forget(error)
             self._drop()
             # Triton's errors are plain Exceptions; who interrupts is not stopped

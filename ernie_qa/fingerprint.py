@@ -11,6 +11,7 @@ from typing import Any
 
 from ernie_qa.errors import UnavailableError
 from ernie_qa.frozen import Frozen, thaw
+from ernie_qa.redaction import kept
 from ernie_qa.toml_input import Table
 
 PACKAGES = (
@@ -225,9 +226,8 @@ def _driver() -> str | None:
 
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
-    home = str(Path.home())
     return {
-        name: value.replace(home, "~")
+        name: kept(value)
         for name, value in sorted(environment.items())
         if name in SETTINGS or name.startswith("SDNQ_")
     }

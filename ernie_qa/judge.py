@@ -60,6 +60,13 @@ def judge(
     return _waived(wanted.name, checks, gate.waivers if gate else (), today or datetime.now(UTC).date())
 
 
+def alone(record: Record, reference: Record | None, recipe: Recipe) -> Verdict:
+    """`record` by its recipe's own limits, without a baseline and without waivers: one lets a failure through
+    until a date, and a baseline would keep it. Only what passes so may be accepted."""
+    gates = {suite: replace(gate, waivers=()) for suite, gate in recipe.gates.items()}
+    return judge(record, None if recipe.name == REFERENCE else reference, replace(recipe, gates=gates))
+
+
 def refusal(
     record: Record, reference: Record | None, recipe: Recipe, rung: Rung, noise: Noise | None = None
 ) -> Check | None:

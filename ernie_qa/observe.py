@@ -20,6 +20,7 @@ from ernie_qa.picture import Picture
 from ernie_qa.pipeline import provenance
 from ernie_qa.recipe import Recipe, find_recipe
 from ernie_qa.record import SCHEMA, Ended, Identity, Record
+from ernie_qa.redaction import redacted
 from ernie_qa.rungs import Arm, Figures, components, cost, rungs
 from ernie_qa.suite import Suite, check_sizes, find_suite
 
@@ -205,7 +206,8 @@ class Observation:
             recipe=Identity(arm.recipe.name, arm.recipe.hash),
             suite=Identity(arm.suite.name, arm.suite.hash),
             fingerprint=self._fingerprint,
-            figures=figures,
+            # a library's words may name a directory
+            figures=redacted(figures),
             pictures=pictures,
             reference=arm.reference.hash if arm.reference else None,
             artifact=arm.artifact.identity if arm.artifact else None,

@@ -212,7 +212,7 @@ def _notes(capsule: Capsule, here: Fingerprint, exact: bool, steps: int | None) 
             f"int8 products saturate on {whose}: what the parts give is judged loosely, single layers are not"
         )
     if steps is not None:
-        notes.append(f"no case was drawn further than {steps} steps")
+        notes.append(f"no case was drawn further than step {steps}")
     moved = differences(capsule.fingerprint, here)
     if moved:
         notes.append(f"published / here: {'; '.join(moved[:6])}")

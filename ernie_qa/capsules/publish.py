@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.frozen import Frozen, freeze
 from ernie_qa.models.artifact import check_artifact, check_sizes_of, check_stored
 from ernie_qa.models.find import find_model, vae_scale_factor
+from ernie_qa.observe import Observation, arm_of
 from ernie_qa.pipeline import load_artifact, load_pipeline, provenance
 from ernie_qa.plan import visible_device
 from ernie_qa.quantizers import checked_options
@@ -36,6 +38,7 @@ from ernie_qa.trajectories import Trajectories
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import ErnieImagePipeline
 
     from ernie_qa.models.find import Model
     from ernie_qa.recipe import Recipe
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 """Called with how many steps are done, how many there are, and which one begins."""
-STEPS = ("BF16", "loading", "hashing", "feeding", "figures")
+STEPS = ("BF16", "loading", "package", "hashing", "feeding", "figures")
 """What an export does, for its progress."""
 ROOM = 2 * 10**6
 """Bytes of a capsule that are left to its document and header: hashes, states and figures of 1000 layers."""
@@ -111,6 +114,8 @@ def export(
         origin = provenance(pipe)
         assert origin is not None
         stored = origin.artifact or origin.model
+        began("package")
+        _must_be_sound(pipe, wanted, teaching.suite)
         began("hashing")
         parts = parts_of(pipe, wanted, stored)
         began("feeding")
@@ -161,6 +166,14 @@ def _check_published(bf16: str, model: Model | None, recipe: Recipe, artifact: M
             check_sizes_of(model, artifact)
     elif artifact is None:
         raise InputError(f"{bf16}: a record holds no model: name the published artifact after it")
+
+
+def _must_be_sound(pipe: ErnieImagePipeline, recipe: Recipe, suite: Suite) -> None:
+    """CapsuleError where a gate would refuse what was loaded before it drew anything: it is not what the
+    recipe makes."""
+    with closing(Observation(arm_of(pipe, recipe, suite))) as loaded:
+        if ended := loaded.ended:
+            raise CapsuleError(f"what is published is not recipe {recipe.name}: {ended.message}")
 
 
 def _is_record(text: str) -> bool:

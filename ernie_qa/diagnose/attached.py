@@ -9,7 +9,6 @@ from __future__ import annotations
 import getpass
 import io
 import json
-import os
 import platform
 import re
 import socket
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.diagnose.findings import MATTERS
 from ernie_qa.errors import InputError
-from ernie_qa.frozen import thaw
+from ernie_qa.redaction import redacted, without_homes, without_secrets
 from ernie_qa.toml_input import one_line
 
 if TYPE_CHECKING:
@@ -33,15 +32,6 @@ TOLD = (*MATTERS, "cpu", "threads")
 """The doctor's topics that are told: the others are about gates, and name directories."""
 NAME, PICTURE = "diagnosis.json", "diagnosis.png"
 SUFFIXES = (".json", ".zip")
-
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-"""Names of settings that hold what nobody else may know."""
-_PATTERNS = (
-    # the hub's tokens, https://huggingface.co/docs/hub/security-tokens
-    (re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}"), "<token>"),
-    (re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+@"), ""),
-    (re.compile(r"/(home|Users)/[^/\s:'\"]+"), "~"),
-)
 
 
 def check_output(file: Path) -> None:
@@ -118,40 +108,31 @@ def document(found: Diagnosis, *given: Path) -> dict[str, Any]:
             "fingerprint": found.fingerprint.values(),
         },
     }
-    cleaned: dict[str, Any] = _over(thaw(values), cleaner(*given))
+    cleaned: dict[str, Any] = redacted(values, cleaner(*given))
     return cleaned
 
 
 def cleaner(*given: Path) -> Callable[[str], str]:
     """What takes this machine's names out of a text; of the paths `given` it leaves the last part."""
-    literal = dict.fromkeys(_secrets(), "<token>")
-    for path in given:
-        for form in {path, path.absolute(), path.resolve()}:
-            if form.parent not in (Path(), Path("/")):
-                literal[f"{form.parent}/"] = ""
-    home = str(Path.home())
+    above = {
+        f"{form.parent}/"
+        for path in given
+        for form in (path, path.absolute(), path.resolve())
+        if form.parent not in (Path(), Path("/"))
+    }
+    order = sorted(above, key=len, reverse=True)
     words = dict.fromkeys(_users(), "<user>") | dict.fromkeys(_hosts(), "<host>")
-    order = sorted(literal, key=len, reverse=True)
 
     def clean(text: str) -> str:
-        for known in order:
-            text = text.replace(known, literal[known])
-        if home != "/":
-            text = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text)
-        for pattern, instead in _PATTERNS:
-            text = pattern.sub(instead, text)
+        text = without_secrets(text)
+        for directory in order:
+            text = text.replace(directory, "")
+        text = without_homes(text)
         for word, instead in words.items():
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", instead, text)
         return text
 
     return clean
-
-
-def _secrets() -> set[str]:
-    from huggingface_hub import get_token
-
-    found = {value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= 8}
-    return found | {token for token in (get_token(),) if token}
 
 
 def _users() -> set[str]:
@@ -165,15 +146,3 @@ def _users() -> set[str]:
 def _hosts() -> set[str]:
     names = {socket.gethostname(), platform.node()}
     return (names | {name.partition(".")[0] for name in names}) - {"", "localhost"}
-
-
-def _over(value: Any, clean: Callable[[str], str]) -> Any:
-    """`value` with every text in it cleaned; keys are this package's own words."""
-    match value:
-        case str():
-            return clean(value)
-        case dict():
-            return {key: _over(item, clean) for key, item in value.items()}
-        case list():
-            return [_over(item, clean) for item in value]
-    return value

@@ -97,8 +97,8 @@ def own_forward(layer: Any) -> bool:
 
 
 def _excluded(module: Any, options: Mapping[str, Any]) -> list[str]:
-    """The names that SDNQ leaves alone in this class of module, asked of SDNQ afresh: the module's own
-    configuration could have been edited."""
+    """The names that SDNQ leaves alone in this class of module, sorted, asked of SDNQ afresh: the
+    module's own configuration could have been edited."""
     from sdnq.utils import add_module_skip_keys
     from transformers import PreTrainedModel
     from transformers.quantizers.base import HfQuantizer
@@ -108,8 +108,8 @@ def _excluded(module: Any, options: Mapping[str, Any]) -> list[str]:
         config.modules_to_not_convert += HfQuantizer.get_modules_to_not_convert(
             module, add_default_skips=True
         )
-    names: list[str] = add_module_skip_keys(module, config)[1].modules_to_not_convert
-    return names
+    # SDNQ and transformers go through sets, which each process orders anew, and the first that fits is named
+    return sorted(add_module_skip_keys(module, config)[1].modules_to_not_convert)
 
 
 def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:

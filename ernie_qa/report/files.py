@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.bundle import bundle_place
 from ernie_qa.errors import InputError
+from ernie_qa.judge import alone
 from ernie_qa.recipe import REFERENCE, recipe_names
 from ernie_qa.toml_input import one_line
+from ernie_qa.verdict import Status
 
 if TYPE_CHECKING:
     from ernie_qa.execute import Session
+    from ernie_qa.recipe import Recipe
     from ernie_qa.record import Record
     from ernie_qa.verdict import Check, Verdict
 
@@ -113,19 +116,28 @@ def save_candidates(baselines: Path, session: Session) -> Path | None:
 
 
 def next_step(baselines: Path, session: Session, bundle: Path) -> tuple[str, ...]:
-    """What became of the bundle, what it lacks, and the command that shows what accepting it would change."""
+    """What became of the bundle, what it lacks or has that nobody may accept, and the command that shows what
+    accepting the rest would change."""
     shipped = recipe_names()
-    recipes = [recipe for recipe in session.plan.recipes if recipe.name in session.records]
+    reference = session.records.get(REFERENCE)
+    recipes: list[Recipe] = []
+    refused: list[Recipe] = []
+    for recipe in session.plan.recipes:
+        if record := session.records.get(recipe.name):
+            passed = alone(record, reference, recipe).status is Status.PASS
+            (recipes if passed else refused).append(recipe)
     named = ""
-    if any(recipe.name not in shipped for recipe in recipes):
+    if refused or any(recipe.name not in shipped for recipe in recipes):
         given = (recipe.name if recipe.name in shipped else str(recipe.path) for recipe in recipes)
         named = "".join(f" --recipe {shlex.quote(one)}" for one in given)
     command = (
         f"ernie-qa baseline diff {shlex.quote(str(bundle))} --baselines {shlex.quote(str(baselines))}{named}"
     )
     lacking = [name for name in (*session.broken, *session.unfinished) if name not in session.records]
+    which = ", ".join(recipe.name for recipe in refused)
     return (
         f"kept as candidates, and nothing accepted: {bundle}",
         *([f"these candidates are not the whole run: {', '.join(lacking)} missing"] if lacking else ()),
-        f"see what would change: {command}",
+        *([f"not to be accepted, for their own limits are not passed: {which}"] if refused else ()),
+        *([f"see what would change: {command}"] if recipes else ()),
     )

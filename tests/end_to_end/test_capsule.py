@@ -293,6 +293,46 @@ def test_what_holds_nothing_to_compare_cannot_tell(capsules: dict[str, Capsule])
     assert [one.component for one in findings if one.status is Status.NOT_COMPARABLE] == ["pe"]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "scale", "said"),
+    [
+        ("sdnq-int8", 1.0, "weights_dtype uint4, not int8"),
+        (UINT4, 1.3, "not what quantizing the model makes"),
+    ],
+    ids=["another recipe", "damaged"],
+)
+def test_what_the_package_rung_refuses_is_not_published(
+    places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str], recipe: str, scale: float, said: str
+) -> None:
+    artifact = shutil.copytree(places[UINT4][0], tmp_path / "artifact")
+    (file,) = (artifact / "transformer").glob("*.safetensors")
+    tensors = load_file(file)
+    tensors[f"{LAYER}.scale"] *= scale
+    save_file(tensors, file, {"format": "pt"})
+    out = tmp_path / "x.capsule"
+    command = ["capsule", "export", "mini", str(artifact), "--recipe", recipe, "-o", str(out)]
+    assert main([*command, "--device", "cpu"]) == 2
+    (line,) = (one for one in capsys.readouterr().err.splitlines() if one.startswith("ernie-qa: "))
+    assert line.startswith(f"ernie-qa: what is published is not recipe {recipe}: transformer: ")
+    assert said in line
+    assert not out.exists()
+
+
+def test_fewer_steps_count_fewer_calls(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact, file = places[UINT4]
+    counts = {}
+    for steps in (None, 1):
+        code, answer = checked(capsys, file, artifact, *(["--steps", "1"] if steps else []))
+        assert code == 0
+        (one,) = (
+            one
+            for one in answer["findings"]
+            if (one["component"], one["about"]) == ("transformer", "kernels")
+        )
+        counts[steps] = int(one["message"].rpartition("(")[2].split()[0])
+    assert 0 < counts[1] < counts[None]
+
+
 def without(*ends: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda tape: {name: one for name, one in tape.items() if not name.endswith(ends)}
 

@@ -1,6 +1,7 @@
 """Accepting: what becomes a baseline, what may not, and what takes a flag of its own."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -16,10 +17,13 @@ from ernie_qa.baseline.change import Change
 from ernie_qa.baseline.pictures import LARGEST, pictures_hash, pictures_of
 from ernie_qa.baseline.store import find_baseline
 from ernie_qa.errors import BaselineError
+from ernie_qa.execute import Session
 from ernie_qa.judge import judge
+from ernie_qa.plan import plan
 from ernie_qa.recipe import Recipe, Waiver
 from ernie_qa.record import ModelIdentity, Record
 from ernie_qa.report.changes import change_lines
+from ernie_qa.report.files import next_step
 from ernie_qa.verdict import Status
 from tests.accepting import accepted, against, bundle, moved, on_a_gpu, scored, with_figures
 
@@ -361,3 +365,24 @@ def test_large_pictures_stay_out(records: dict[str, Record]) -> None:
     (first, *others) = bf16.pictures
     large = replace(bf16, pictures=(replace(first, width=LARGEST, height=2), *others))
     assert pictures_of(large) is None
+
+
+def test_only_what_could_be_accepted_is_offered(
+    observed: Observed,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+    tmp_path: Path,
+) -> None:
+    recipe, records = observed
+    strict = replace(records["lenient"], recipe=replace(records["lenient"].recipe, name="strict"))
+    given = (str(recipe.path), str(write_recipe("strict", 0.0)))
+    offered = {}
+    for names in (given, given[1:]):
+        session = Session(plan(tiny_model, names, small_suite))
+        session.adopt({**records, "strict": strict}, (), [one.name for one in session.plan.recipes])
+        offered[len(names)] = next_step(tmp_path, session, tmp_path / "bundle")
+    refused = "not to be accepted, for their own limits are not passed: strict"
+    assert offered[2][1] == refused
+    assert offered[2][2].endswith(f"--recipe {recipe.path}")
+    assert offered[1][1:] == (refused,)

@@ -329,3 +329,25 @@ def test_whether_sdnq_compiles_is_recorded(
         quantized = [state for state in sdnq.describe(transformer, wanted) if state.quantized]
         assert {state.runtime["compiled"] for state in quantized} == {compiled}
         assert runtime_faults(quantized) == []
+
+
+def test_a_reason_is_the_same_in_every_process() -> None:
+    # transformers gives the names of a set, and the order of a set is another with each seed
+    script = (
+        "import torch\n"
+        "from transformers import AutoConfig, AutoModelForCausalLM\n"
+        "from ernie_qa.models.find import find_model\n"
+        "from ernie_qa.quantizers import sdnq\n"
+        "from ernie_qa.recipe import find_recipe\n"
+        "config = AutoConfig.from_pretrained(find_model('mini').path / 'pe')\n"
+        "with torch.device('meta'): module = AutoModelForCausalLM.from_config(config)\n"
+        "options = find_recipe('sdnq-int8').options['sdnq']\n"
+        "print(*(state.excluded for state in sdnq.describe(module, options) if state.excluded), sep='; ')\n"
+    )
+    said = set()
+    for seed in ("0", "1"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said.add(done.stdout)
+    assert said == {"SDNQ skips lm_head\n"}

@@ -1,0 +1,60 @@
+"""Access tokens, passwords and home directories taken out of texts that are printed or kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+"""Names of settings that hold what nobody else may know."""
+_SHORTEST = 8
+"""Characters of a secret; a shorter value is a switch, as in TOKENIZERS_PARALLELISM=true."""
+# the hub's tokens, https://huggingface.co/docs/hub/security-tokens
+_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+@")
+_HOMES = re.compile(r"/(home|Users)/[^/\s:'\"]+")
+
+
+def without_secrets(text: str) -> str:
+    """`text` without the hub's tokens, the values of settings that are called TOKEN, SECRET, PASSWORD or KEY,
+    and what stands before the @ of a URL."""
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        text = text.replace(secret, "<token>")
+    return _CREDENTIALS.sub("", _TOKEN.sub("<token>", text))
+
+
+def without_homes(text: str) -> str:
+    """`text` with `~` for this user's home directory, and for others'."""
+    home = str(Path.home())
+    if home != "/":
+        text = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", text)
+    return _HOMES.sub("~", text)
+
+
+def kept(text: str) -> str:
+    """`text` as it may stand in a record: without secrets and home directories."""
+    return without_homes(without_secrets(text))
+
+
+def redacted(value: Any, clean: Callable[[str], str] = kept) -> Any:
+    """A copy of JSON values with every text in it cleaned; keys are this package's own words."""
+    match value:
+        case str():
+            return clean(value)
+        case Mapping():
+            return {key: redacted(item, clean) for key, item in value.items()}
+        case list() | tuple():
+            return [redacted(item, clean) for item in value]
+    return value
+
+
+def _secrets() -> set[str]:
+    found = {value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= _SHORTEST}
+    # whoever never loaded the hub's library never read the token that it keeps in a file
+    if hub := sys.modules.get("huggingface_hub"):
+        found |= {token for token in (hub.get_token(),) if token}
+    return found

@@ -1,0 +1,81 @@
+"""Tokens, passwords and home directories go out of texts; everything else stays."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ernie_qa.errors import ErnieQAError, InputError
+from ernie_qa.redaction import kept, redacted, without_homes, without_secrets
+
+TOKEN = "hf_" + "aBcDeFgHiJ" * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"401 with {TOKEN}: see it", "401 with <token>: see it"),
+        ("https://me:pass@there/x?y", "https://there/x?y"),
+        ("https://there:8080/x", "https://there:8080/x"),
+        ("hf_hub_download of half_life", "hf_hub_download of half_life"),
+        ("correct-horse", "<token>"),
+        ("true to life", "true to life"),
+    ],
+)
+def test_secrets(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORE_PASSWORD", "correct-horse")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    assert without_secrets(text) == expected
+
+
+def test_the_token_that_the_hub_keeps_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "token"
+    file.write_text("not-in-the-usual-form")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(file))
+    assert without_secrets("a not-in-the-usual-form b") == "a <token> b"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/srv/anna/x", "~/x"),
+        ("/srv/annabel/x", "/srv/annabel/x"),
+        ("'/home/berta/x': no", "'~/x': no"),
+        ("/Users/c.d/x", "~/x"),
+        ("/opt/home", "/opt/home"),
+    ],
+)
+def test_homes(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/srv/anna")
+    assert without_homes(text) == expected
+
+
+def test_an_error_holds_no_token_wherever_it_goes() -> None:
+    error = InputError(f"{TOKEN} is refused")
+    assert str(error) == "<token> is refused"
+    assert repr(pickle.loads(pickle.dumps(error))) == repr(error)
+    assert ErnieQAError().args == ()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(json_values)
+def test_only_texts_change_and_only_once(value: object) -> None:
+    once = redacted(value)
+    assert redacted(once) == once
+    assert redacted(value, lambda text: text) == value
+
+
+def test_every_text_in_json_values() -> None:
+    assert redacted({"a": [f"x {TOKEN}", 1], "b": {"c": None}}) == {"a": ["x <token>", 1], "b": {"c": None}}
+    assert kept(f"/home/x/{TOKEN}") == "~/<token>"
