@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ernie_qa import allocator, compile_cache
 from ernie_qa.baseline.noise import find_noise
 from ernie_qa.baseline.store import find_baseline
-from ernie_qa.broken import forget, release, told
+from ernie_qa.broken import KEPT, forget, held, release, told
 from ernie_qa.errors import BaselineError, ErnieQAError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import machine_of
@@ -85,6 +85,8 @@ class Session:
         self._require_baseline = require_baseline
         self._progress = progress
         self._prepared = False
+        self._before: int | None = None
+        self._last = ""
         self._lacking: ErnieQAError | None = None
         self._begun: set[str] = set()
         self._unfinished: tuple[str, ...] = ()
@@ -134,6 +136,14 @@ class Session:
                 self.outcome(recipe)
         ended = {*self._outcomes, *self.broken}
         self._unfinished = tuple(one.name for one in left if one.name not in ended)
+
+    @property
+    def leaked(self) -> str:
+        """What is still on the GPU of the arms that were dropped, in one line; empty where nothing is."""
+        if self._before is None or self._running or not self._last:
+            return ""
+        left = held(self.plan.device) - self._before
+        return f"{self._last} left {left / 2**20:,.0f} MiB on the GPU" if left > KEPT else ""
 
     @property
     def compared(self) -> str:
@@ -187,6 +197,7 @@ class Session:
             finally:
                 self._rest()
             self._prepared = True
+            self._before = None if self._lacking else held(self.plan.device)
         if self._lacking:
             raise self._lacking
 
@@ -304,6 +315,11 @@ class Session:
         return record
 
     def _observation(self, recipe: Recipe, reference: Record | None) -> Observation:
+        if self.leaked:
+            raise UnavailableError(
+                f"{recipe.name} was not begun: {self.leaked}, and its figures would hold that; run it apart"
+            )
+        self._last = recipe.name
         pipe = load_pipeline(
             self.plan.model,
             recipe,

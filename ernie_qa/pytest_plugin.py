@@ -198,6 +198,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(run.session.floor)
     for warning in plan.warnings:
         terminalreporter.write_line(warning)
+    if run.session.leaked:
+        terminalreporter.write_line(run.session.leaked)
     if run.session.broken:
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
     if run.session.unfinished:

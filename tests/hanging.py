@@ -13,6 +13,18 @@ def drawing(*_):
     # a call into C that never returns, as a kernel that is waited for
     ctypes.CDLL(None).pause()
 
+def computing(*_):
+    import torch
+
+    # a real kernel: whatever waits for the GPU waits for decades
+    torch.cuda._sleep(2**62)
+
+def leaking(*_):
+    import torch
+
+    if not hasattr(torch, "leaked"):
+        torch.leaked = torch.empty(2**28, dtype=torch.uint8, device="cuda")
+
 def holding(*_):
     # and does not let other threads run either
     ctypes.PyDLL(None).pause()
@@ -52,8 +64,8 @@ def hangs(told):
         if told.get(recipe.name) == "starving":
             return starving(lambda: load(model, recipe, device, **options))
         pipe = load(model, recipe, device, **options)
-        hooks = {"drawing": drawing, "holding": holding, "dying": dying, "hungry": hungry}
-        befalls = hooks.get(told.get(recipe.name))
+        hooks = (drawing, computing, leaking, holding, dying, hungry)
+        befalls = {one.__name__: one for one in hooks}.get(told.get(recipe.name))
         if befalls:
             pipe.transformer.register_forward_pre_hook(befalls)
         return pipe

@@ -104,10 +104,15 @@ def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeo
                     # what the others showed is not lost
                     arm = "" if recipe.name in str(error) else f"{recipe.name}: "
                     tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
+                # a worker that goes on has a clean GPU
+                if exchange and session.leaked:
+                    break
         except KeyboardInterrupt:
             if not session.records:
                 raise
             session.interrupt()
+        if session.leaked:
+            tqdm.write(f"ernie-qa: {session.leaked}", file=terminal)
     return session
 
 
