@@ -308,7 +308,9 @@ class Session:
             self.warm_up(recipe)
             self.draw(recipe)
         record = self._guarded(recipe, "measuring", lambda: self._observing.finish())
+        self._step(recipe.name, "giving its memory back")
         self._drop()
+        self._rest()
         self._progress(recipe.name, len(self.plan.suite.cases), len(self.plan.suite.cases))
         if exchange := self._exchange:
             self._guarded(recipe, "keeping its record", lambda: exchange.keep(recipe.name, record))

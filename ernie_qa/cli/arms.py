@@ -52,7 +52,7 @@ class _Share:
     timeout: int
 
 
-def run(plan: Plan, settings: Settings, timeout: int | None) -> Session:
+def run(plan: Plan, settings: Settings, timeout: int) -> Session:
     """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal.
 
     With a `timeout`, in seconds, a worker runs them and this process looks at no GPU: a step that takes
@@ -94,6 +94,9 @@ def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeo
             watchdog=exchange.watchdog(timeout) if exchange else None,
         )
         try:
+            if exchange:
+                # what is missing here is told once, and no other worker is tried
+                session.prepare()
             # what a worker before this one left is not drawn again
             for recipe in (one for one in plan.recipes if one.name not in begun):
                 try:

@@ -200,7 +200,7 @@ def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
         seeds=options.seeds,
     )
     checked = replace(checked, device=options.device or visible_device())
-    if not options.timeout:
+    if options.dry_run or not options.timeout:
         # else a worker looks at it, which can be ended: a GPU that hangs may do so at the first touch
         require_device(checked.device)
     return checked
