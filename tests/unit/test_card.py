@@ -374,12 +374,13 @@ def test_a_runtime_configuration_is_no_way_to_put_code_in(
 
 
 def test_what_people_wrote_is_no_markup(gated: Gated, tmp_path: Path, card: Callable[..., Written]) -> None:
-    hostile = "a | b <img src=x> `c` [d](http://e.f) @all *g*"
+    hostile = "a | b <script>alert(1)</script> <img src=x> `c` [d](http://e.f) @all *g*"
     suite = tmp_path / "small.toml"
     text = gated.suite.read_text(encoding="utf-8").replace('"a poster"', json.dumps(hostile))
     suite.write_text(text, encoding="utf-8")
     written = card(suite=suite).card.read_text(encoding="utf-8")
     assert [len(row) for row in tables(written)["# Focus"]] == [5, 5]
+    assert "<script" not in written
     assert "<img" not in written
     assert "http://e.f" not in written
     assert not re.search(r"@all|\*g\*|`c`", written)
