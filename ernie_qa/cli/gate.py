@@ -142,7 +142,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _gate(options: argparse.Namespace) -> int:
     # only a gate draws; --help and the lists stay instant
     from ernie_qa.baseline.bundle import make_room
-    from ernie_qa.cli.arms import Settings, run
     from ernie_qa.report.files import check_directory, document, next_step, save_candidates
     from ernie_qa.report.written import summarize, write_report
 
@@ -154,6 +153,8 @@ def _gate(options: argparse.Namespace) -> int:
         check_directory(options.report)
     if options.dry_run:
         return _dry_run(options)
+    from ernie_qa.cli.arms import Settings, run
+
     if options.update:
         make_room(options.baselines)
     checked = _plan(options, options.model)
