@@ -9,7 +9,7 @@
     │   ├── BaselineError     accepted figures or pictures: damaged, edited, or not to be accepted
     │   └── CapsuleError      a capsule: damaged, edited, too large, or of a later schema
     └── UnavailableError      this machine lacks something: a GPU, a package, the LPIPS weights
-        └── OutOfMemoryError  a GPU's memory ran out while a pipeline was loaded
+        └── OutOfMemoryError  memory ran out while a pipeline was loaded
 
 Every message is one line that says what is wrong, where, and what to do. A library's words may stand in it,
 and are told and kept: access tokens are taken out of all of them.
@@ -58,4 +58,4 @@ class UnavailableError(ErnieQAError):
 
 
 class OutOfMemoryError(UnavailableError):
-    """A GPU has not enough memory to load a pipeline."""
+    """There is not enough memory, the GPU's or main memory, to load a pipeline."""

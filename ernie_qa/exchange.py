@@ -3,12 +3,13 @@
 began/<recipe>      the worker that began the arm
 broke/<recipe>      why it broke off there, in one line
 records/<recipe>/   its record, whole or not at all
+steps/<worker>      what its watchdog watches, and the stacks where that ended it
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from ernie_qa.errors import ErnieQAError
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.record import Record, load_record
 from ernie_qa.toml_input import one_line
+from ernie_qa.watchdog import Hung, Watchdog, hung
 
-_FOLDERS = ("began", "broke", "records")
+_FOLDERS = ("began", "broke", "records", "steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +75,44 @@ class Exchange:
 
     def is_told(self, recipe: str) -> bool:
         """Whether whoever began the arm left its record, or why there is none."""
-        return any((self.directory / folder / recipe).exists() for folder in ("records", "broke"))
+        told = any((self.directory / folder / recipe).exists() for folder in ("records", "broke"))
+        return told or self.hung(recipe) is not None
+
+    def watchdog(self, seconds: float) -> Watchdog:
+        """What ends this process where one step takes longer, and tells the others."""
+        return Watchdog(self.directory / "steps" / self.worker, seconds)
+
+    def hung(self, recipe: str) -> Hung | None:
+        """How the watchdog of whoever began the arm ended it there; None where it did not. Of the empty name,
+        one that was ended before it began any."""
+        found = (hung(file) for file in (self.directory / "steps").iterdir())
+        return next((one for one in found if one and one.recipe == recipe), None)
 
     def ended(self, recipe: str) -> str:
         """Why an arm that somebody began, and that nobody is at work on, has no record, in one line."""
+        if stuck := self.hung(recipe):
+            return f"{recipe} broke off: {stuck.why}"
         who = (self.directory / "began" / recipe).read_text(encoding="utf-8")
         broke = self.directory / "broke" / recipe
         if broke.is_file():
             return f"{recipe} broke off before, in worker {who}: {broke.read_text(encoding='utf-8')}"
         others = ", and nothing can be compared without it" if recipe == REFERENCE else ""
         return f"{recipe} broke off: worker {who} died while it was at it{others}; run again"
+
+    def gather(self, begun: Collection[str]) -> tuple[dict[str, Record], list[str]]:
+        """The records of the arms that were `begun`, and a line for each that left none that can be read."""
+        found, lines = {}, []
+        for name in begun:
+            try:
+                record = self.record(name)
+            except ErnieQAError as error:
+                lines.append(f"{name}: {error}")
+                continue
+            if record:
+                found[name] = record
+            else:
+                lines.append(self.ended(name))
+        return found, lines
 
     @contextmanager
     def turn(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ernie_qa import allocator, compile_cache
 from ernie_qa.baseline.noise import find_noise
 from ernie_qa.baseline.store import find_baseline
-from ernie_qa.broken import forget, release, told
+from ernie_qa.broken import KEPT, forget, held, release, told
 from ernie_qa.errors import BaselineError, ErnieQAError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import machine_of
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ernie_qa.recipe import Recipe
     from ernie_qa.record import Record
     from ernie_qa.verdict import Verdict
+    from ernie_qa.watchdog import Watchdog
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
@@ -58,7 +59,7 @@ class Session:
     The BF16 arm is observed before any other, whether or not it was asked for, and is the reference of all.
     An arm's pipeline is dropped before the next one is loaded. With an `exchange` other processes run arms of
     the same plan beside this one: BF16 is drawn by whoever comes first while the others wait, no arm is begun
-    twice, and every record is left there.
+    twice, and every record is left there. A `watchdog` ends this process where a step hangs.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Session:
         all_rungs: bool = False,
         progress: Progress = lambda recipe, drawn, wanted: None,
         exchange: Exchange | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.plan = plan
+        self._watchdog = watchdog
         self._exchange = exchange
         self._any_allocator = any_allocator
         self._all_rungs = all_rungs
@@ -82,6 +85,8 @@ class Session:
         self._require_baseline = require_baseline
         self._progress = progress
         self._prepared = False
+        self._before: int | None = None
+        self._last = ""
         self._lacking: ErnieQAError | None = None
         self._begun: set[str] = set()
         self._unfinished: tuple[str, ...] = ()
@@ -133,6 +138,14 @@ class Session:
         self._unfinished = tuple(one.name for one in left if one.name not in ended)
 
     @property
+    def leaked(self) -> str:
+        """What is still on the GPU of the arms that were dropped, in one line; empty where nothing is."""
+        if self._before is None or self._running or not self._last:
+            return ""
+        left = held(self.plan.device) - self._before
+        return f"{self._last} left {left / 2**20:,.0f} MiB on the GPU" if left > KEPT else ""
+
+    @property
     def compared(self) -> str:
         """What the arms are compared with besides their limits, in one line; empty without baselines."""
         if self._baselines is None:
@@ -168,6 +181,9 @@ class Session:
         """
         if not self._prepared:
             try:
+                if self._exchange and (stuck := self._exchange.hung("")):
+                    raise UnavailableError(f"{stuck.why}: a worker was ended there before")
+                self._step("", f"getting {self.plan.device} and what pictures are measured with ready")
                 require_device(self.plan.device)
                 if self.plan.device != "cpu":
                     self._check_allocator()
@@ -178,7 +194,10 @@ class Session:
                     self._find_accepted(self._baselines, machine_of(self.plan.device))
             except (UnavailableError, BaselineError) as error:
                 self._lacking = error
+            finally:
+                self._rest()
             self._prepared = True
+            self._before = None if self._lacking else held(self.plan.device)
         if self._lacking:
             raise self._lacking
 
@@ -243,19 +262,21 @@ class Session:
                 self._exchange.begin(recipe.name)
             self._begun.add(recipe.name)
             self._progress(recipe.name, 0, len(self.plan.suite.cases))
-            self._running = self._guarded(recipe, lambda: (recipe.name, self._observation(recipe, reference)))
+            self._running = self._guarded(
+                recipe, "loading", lambda: (recipe.name, self._observation(recipe, reference))
+            )
         return len(self._running[1].left)
 
     def warm_up(self, recipe: Recipe) -> None:
         """Get a GPU ready for the next picture of an arm that `begin` loaded."""
-        self._guarded(recipe, lambda: self._observing.warm_up())
+        self._guarded(recipe, f"warming up for {self._next}", lambda: self._observing.warm_up())
 
     def draw(self, recipe: Recipe) -> None:
         """Draw the next picture of an arm that `begin` loaded."""
         if not self._observing.left:
             return
         self._progress(recipe.name, len(self._observing.drawn), len(self.plan.suite.cases))
-        self._guarded(recipe, lambda: self._observing.draw())
+        self._guarded(recipe, f"drawing {self._next}", lambda: self._observing.draw())
 
     def _bf16(self) -> Record:
         with self._exchange.turn() if self._exchange else nullcontext():
@@ -270,6 +291,11 @@ class Session:
             raise ErnieQAError("no arm has begun")
         return self._running[1]
 
+    @property
+    def _next(self) -> str:
+        """The picture that is drawn next, as messages name it."""
+        return f"picture {len(self._observing.drawn) + 1} of {len(self.plan.suite.cases)}"
+
     def _finished(self, recipe: Recipe) -> Record:
         """The record of one arm, drawn to its end; its pipeline is dropped."""
         if recipe.name not in self._records:
@@ -281,14 +307,21 @@ class Session:
         while self.begin(recipe):
             self.warm_up(recipe)
             self.draw(recipe)
-        record = self._guarded(recipe, lambda: self._observing.finish())
+        record = self._guarded(recipe, "measuring", lambda: self._observing.finish())
+        self._step(recipe.name, "giving its memory back")
         self._drop()
+        self._rest()
         self._progress(recipe.name, len(self.plan.suite.cases), len(self.plan.suite.cases))
         if exchange := self._exchange:
-            self._guarded(recipe, lambda: exchange.keep(recipe.name, record))
+            self._guarded(recipe, "keeping its record", lambda: exchange.keep(recipe.name, record))
         return record
 
     def _observation(self, recipe: Recipe, reference: Record | None) -> Observation:
+        if self.leaked:
+            raise UnavailableError(
+                f"{recipe.name} was not begun: {self.leaked}, and its figures would hold that; run it apart"
+            )
+        self._last = recipe.name
         pipe = load_pipeline(
             self.plan.model,
             recipe,
@@ -305,7 +338,12 @@ class Session:
             accepted=accepted,
             teacher_cases=self.plan.teacher_cases,
         )
-        return Observation(arm, all_rungs=self._all_rungs, noise=self._noise)
+        return Observation(
+            arm,
+            all_rungs=self._all_rungs,
+            noise=self._noise,
+            step=lambda rung: self._step(recipe.name, f"measuring {rung}"),
+        )
 
     def _accepted_pictures(self) -> Pictures | None:
         """What BF16 is compared with to see whether it moved: pictures that were accepted for this suite."""
@@ -316,10 +354,20 @@ class Session:
         covered = more_seeds(self.plan.suite.hash, bf16.suite.hash) is not None
         return self._baseline.pictures if covered else None
 
-    def _guarded(self, recipe: Recipe, step: Callable[[], T]) -> T:
-        """What `step` gives, with libraries kept quiet; an arm that breaks off is told in one line and leaves
-        nothing in memory. `step` must not hold the observation: an error that is kept keeps this frame."""
+    def _step(self, recipe: str, doing: str) -> None:
+        if self._watchdog:
+            self._watchdog.step(recipe, doing)
+
+    def _rest(self) -> None:
+        if self._watchdog:
+            self._watchdog.rest()
+
+    def _guarded(self, recipe: Recipe, doing: str, step: Callable[[], T]) -> T:
+        """What `step` gives, watched and with libraries kept quiet; an arm that breaks off is told in one
+        line and leaves nothing in memory. `step` must not hold the observation: an error that is kept keeps
+        this frame."""
         try:
+            self._step(recipe.name, doing)
             with hushed():
                 return step()
         except BaseException as error:
@@ -336,6 +384,8 @@ class Session:
             if isinstance(error, ErnieQAError) or not isinstance(error, Exception):
                 raise
             raise broke from error
+        finally:
+            self._rest()
 
     def _drop(self) -> None:
         if self._running:

@@ -107,12 +107,20 @@ class Observation:
 
     The rungs begin in the ladder's order. What one of them knows then is judged at once, and a required check
     that fails ends the arm: nothing is left to draw. Not with `all_rungs`, nor where its limit lies below the
-    floor of `noise`.
+    floor of `noise`. `step` is called with a rung's name before it measures.
     """
 
-    def __init__(self, arm: Arm, *, all_rungs: bool = False, noise: Noise | None = None) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        *,
+        all_rungs: bool = False,
+        noise: Noise | None = None,
+        step: Callable[[str], None] = lambda rung: None,
+    ) -> None:
         live: Any = arm.pipe
         self.arm = arm
+        self._step = step
         self._place = live._execution_device
         self._fingerprint = take_fingerprint(str(self._place))
         self._prompts = cost.written(arm.reference) if arm.reference else {}
@@ -125,6 +133,7 @@ class Observation:
         sound = arm.reference if arm.reference and not unsoundness(arm.reference) else None
         try:
             for rung in rungs():
+                step(rung.NAME)
                 self._halves[rung.NAME] = rung.measure(arm)
                 known = next(self._halves[rung.NAME])
                 if known is None:
@@ -179,6 +188,7 @@ class Observation:
         figures: dict[str, Figures] = {}
         # windows nest: the last one opened, around the drawing alone, closes first
         for name, half in reversed(self._halves.items()):
+            self._step(name)
             try:
                 half.send(tuple(self.drawn))
             except StopIteration as end:

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.broken import ran_out
 from ernie_qa.errors import ErnieQAError, InputError, ModelError, OutOfMemoryError, UnavailableError
 from ernie_qa.meter import now, open_window, peaks, require_device
 from ernie_qa.models.artifact import check_artifact
@@ -37,8 +38,6 @@ than 32 of which would leave its quantized kernels unused."""
 KEEP_OUT = "keep its components in main memory: --offload, --ernie-offload"
 """What else to do where a pipeline does not fit on a GPU."""
 
-_OUT_OF_MEMORY = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
-"""What torch's allocator says, and libraries that allocate past it."""
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): .+", re.MULTILINE)
 """The last line of a traceback."""
 _PROVENANCE = "_ernie_qa_provenance"
@@ -153,6 +152,7 @@ def told_in_one_line(model: Model, remedy: str = KEEP_OUT) -> Iterator[None]:
             ArithmeticError,
             AttributeError,
             LookupError,
+            MemoryError,
             OSError,
             RuntimeError,
             SafetensorError,
@@ -160,9 +160,11 @@ def told_in_one_line(model: Model, remedy: str = KEEP_OUT) -> Iterator[None]:
             ValueError,
         ) as problem:
             said = _cause(problem, log)
-            if isinstance(problem, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(f"{problem}\n{said}"):
+            if short := ran_out(problem, said):
+                memory, why = short
+                mend = f"free some, or {remedy}" if memory == "GPU" else "free some"
                 raise OutOfMemoryError(
-                    f"{model.path}: not enough GPU memory to load it: {said}; free some, or {remedy}"
+                    f"{model.path}: not enough {memory} memory to load it: {why}; {mend}"
                 ) from problem
             raise ModelError(
                 f"{model.path}: cannot be loaded: {said}; look at its files and config.json"

@@ -23,6 +23,11 @@ OPTIONS = {
     "teacher_cases": ("N", "feed each part what BF16 fed it in the first N cases (default: 2)"),
     "all_rungs": (None, "measure every rung, even where a required check failed before a picture was drawn"),
     "any_allocator": (None, "measure even where the allocator's settings let reserved memory run away"),
+    "timeout": (
+        "SECONDS",
+        "end a recipe of which one step, as loading or a picture, takes longer, and go on with the next; "
+        "needs pytest-xdist, and is -n 1 where no -n is given (default: wait for ever)",
+    ),
     "baselines": ("DIR", "accepted figures to compare with; candidates are kept beside them (default: none)"),
     "report": (
         "DIR",
@@ -134,6 +139,18 @@ def _number(config: pytest.Config, name: str) -> int | None:
     return int(text) if text else None
 
 
+def timeout_of(config: pytest.Config) -> int:
+    """Seconds that a step may take; 0 where nobody watches. UsageError where it is no whole number."""
+    if not setting(config, "timeout"):
+        return 0
+    from ernie_qa.errors import InputError
+
+    try:
+        return _number(config, "timeout") or 0
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
 def session_of(config: pytest.Config, plan: Plan, exchange: Exchange | None = None) -> Session:
     """The session of `plan` that the options ask for; `exchange` is for one of several workers."""
     from ernie_qa.execute import Session
@@ -147,6 +164,8 @@ def session_of(config: pytest.Config, plan: Plan, exchange: Exchange | None = No
         all_rungs=setting(config, "all_rungs"),
         progress=_live_line(config),
         exchange=exchange,
+        # in any other process nobody is left to go on
+        watchdog=exchange.watchdog(timeout) if exchange and (timeout := timeout_of(config)) else None,
     )
 
 

@@ -17,6 +17,7 @@ from ernie_qa.pytest_workers import (
     exchange_of,
     gather,
     is_worker,
+    pytest_cmdline_main,
     pytest_configure,
     pytest_configure_node,
     pytest_xdist_auto_num_workers,
@@ -33,6 +34,7 @@ __all__ = [
     "ernie_draw",
     "ernie_gate",
     "pytest_addoption",
+    "pytest_cmdline_main",
     "pytest_configure",
     "pytest_configure_node",
     "pytest_xdist_auto_num_workers",
@@ -196,6 +198,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(run.session.floor)
     for warning in plan.warnings:
         terminalreporter.write_line(warning)
+    if run.session.leaked:
+        terminalreporter.write_line(run.session.leaked)
     if run.session.broken:
         terminalreporter.write_line(f"broke off, and not judged: {', '.join(run.session.broken)}")
     if run.session.unfinished:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ernie_qa.pytest_gates import RUN, Run
-from ernie_qa.pytest_options import OPTIONS, devices_of, plan_of, session_of, setting
+from ernie_qa.pytest_options import OPTIONS, devices_of, plan_of, session_of, setting, timeout_of
 
 if TYPE_CHECKING:
     from ernie_qa.exchange import Exchange
     from ernie_qa.plan import Plan
-    from ernie_qa.record import Record
 
 UNASKED = (
     "under pytest-xdist gates are handed out by recipe, and this run does not say that it has gates: "
@@ -35,6 +34,10 @@ UNASKED = (
 UNPINNED = (
     "these gates run on the GPU, and under pytest-xdist only `-m gpu` alone gives each worker a GPU of its "
     "own: say that, or leave out -n"
+)
+UNWATCHED = (
+    "--ernie-timeout: what hangs can only be ended with its process, and no other one is left to go on here: "
+    "install the extra xdist, and leave out -n 0 and -p no:xdist"
 )
 NO_TABLE = (
     "pytest-benchmark is off under pytest-xdist: no table here, the records hold each picture's seconds"
@@ -123,6 +126,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
     # without a GPU one worker fails with the reason
     return max(1, min(len(visible_gpus()), len(setting(config, "recipe") or recipe_names())))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
+    """With a timeout, and before xdist looks at its options: one worker, where none was asked for."""
+    if timeout_of(config) and not is_worker(config) and not _watched(config):
+        if not config.pluginmanager.has_plugin("xdist") or config.getoption("numprocesses") == 0:
+            raise pytest.UsageError(UNWATCHED)
+        config.option.numprocesses = 1
+    return (yield)
+
+
+def _watched(config: pytest.Config) -> bool:
+    """Whether the run has workers already, or runs no test, or under a debugger that somebody sits at."""
+    quiet = ("collectonly", "usepdb", "help", "version")
+    return any(config.getoption(name, None) for name in (*quiet, "tx", "numprocesses"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -262,28 +281,13 @@ def gather(session: pytest.Session) -> None:
         # nobody knows how the others would have ended
         begun = tuple(name for name in begun if exchange.is_told(name))
     try:
-        run.session.adopt(_records(exchange, begun, run.notes), begun, run.asked)
+        records, run.notes = exchange.gather(begun)
+        stuck = (exchange.hung(name) for name in ("", *begun))
+        run.notes += [one.stack.rstrip() for one in stuck if one]
+        run.session.adopt(records, begun, run.asked)
     except ErnieQAError as error:
         run.notes.append(str(error))
     if run.notes:
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     if run.session.outcomes and config.pluginmanager.has_plugin("benchmark"):
         run.notes.append(NO_TABLE)
-
-
-def _records(exchange: Exchange, begun: Sequence[str], notes: list[str]) -> dict[str, Record]:
-    """What was left of the arms that were begun; why one left nothing that can be read goes to `notes`."""
-    from ernie_qa.errors import ErnieQAError
-
-    found = {}
-    for name in begun:
-        try:
-            record = exchange.record(name)
-        except ErnieQAError as error:
-            notes.append(f"{name}: {error}")
-            continue
-        if record:
-            found[name] = record
-        else:
-            notes.append(exchange.ended(name))
-    return found

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OF_STATUS, OK
-from ernie_qa.errors import ErnieQAError, InputError
+from ernie_qa.errors import InputError
 
 if TYPE_CHECKING:
-    from ernie_qa.execute import Session
     from ernie_qa.models.find import Model
     from ernie_qa.plan import Plan
 
@@ -102,6 +101,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="measure even under allocator settings that let reserved memory run away",
     )
+    gate.add_argument(
+        "--timeout",
+        type=int,
+        default=0,
+        metavar="SECONDS",
+        help="end a recipe of which one step, as loading or a picture, takes longer, tell where it hung, "
+        "and go on with the next (0: wait for ever)",
+    )
     gate.add_argument("--baselines", type=Path, metavar="DIR", help="accepted figures to compare with (none)")
     gate.add_argument(
         "--update",
@@ -140,14 +147,19 @@ def _gate(options: argparse.Namespace) -> int:
 
     if options.update and not options.baselines:
         raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
+    if options.timeout < 0:
+        raise InputError(f"--timeout {options.timeout}: needed are seconds, or 0 for none")
     if options.report:
         check_directory(options.report)
     if options.dry_run:
         return _dry_run(options)
+    from ernie_qa.cli.arms import Settings, run
+
     if options.update:
         make_room(options.baselines)
     checked = _plan(options, options.model)
-    session = _run(checked, options)
+    settings = Settings(options.baselines, options.require_baseline, options.any_allocator, options.all_rungs)
+    session = run(checked, settings, options.timeout)
     verdicts = [outcome.verdict for outcome in session.outcomes]
     if session.unfinished:
         print(f"ernie-qa: interrupted, and not judged: {', '.join(session.unfinished)}", file=sys.stderr)
@@ -189,7 +201,9 @@ def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
         seeds=options.seeds,
     )
     checked = replace(checked, device=options.device or visible_device())
-    require_device(checked.device)
+    if options.dry_run or not options.timeout:
+        # else a worker looks at it, which can be ended: a GPU that hangs may do so at the first touch
+        require_device(checked.device)
     return checked
 
 
@@ -209,45 +223,3 @@ def _dry_run(options: argparse.Namespace) -> int:
     else:
         print("\n".join(forecast_lines(found)))
     return OK if found.ready else BAD_INPUT
-
-
-def _run(plan: Plan, options: argparse.Namespace) -> Session:
-    """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal."""
-    from tqdm import tqdm
-
-    from ernie_qa.execute import Session
-    from ernie_qa.recipe import REFERENCE
-
-    # a descriptor of its own, for the session turns stderr away while libraries write to it
-    with (
-        os.fdopen(os.dup(2), "w") as terminal,
-        tqdm(total=plan.pictures, unit="picture", disable=None, leave=False, file=terminal) as bar,
-    ):
-
-        def progress(recipe: str, drawn: int, wanted: int) -> None:
-            bar.set_description(recipe)
-            bar.update(drawn > 0)
-
-        session = Session(
-            plan,
-            baselines=options.baselines,
-            require_baseline=options.require_baseline,
-            any_allocator=options.any_allocator,
-            all_rungs=options.all_rungs,
-            progress=progress,
-        )
-        try:
-            for recipe in plan.recipes:
-                try:
-                    session.outcome(recipe)
-                except ErnieQAError as error:
-                    if REFERENCE in session.broken or len(plan.recipes) == 1:
-                        raise
-                    # what the others showed is not lost
-                    arm = "" if recipe.name in str(error) else f"{recipe.name}: "
-                    tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
-        except KeyboardInterrupt:
-            if not session.records:
-                raise
-            session.interrupt()
-    return session

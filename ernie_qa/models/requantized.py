@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.broken import ran_out
 from ernie_qa.cache_directory import cache_directory, keep, kept
 from ernie_qa.fidelity.weights import UNKNOWN, misfits, sum_of_bits, weight_figures
 from ernie_qa.fingerprint import take_fingerprint
@@ -98,7 +99,9 @@ def _known(
             held = None if weight is None else (tuple(weight.shape), sum_of_bits(weight))
             # what is made afresh has the layer's own groups
             ours[state.name] = (held, state.weight)
-    except (RuntimeError, ValueError, IndexError):
+    except (RuntimeError, ValueError, IndexError) as problem:
+        if ran_out(problem):
+            raise
         return None
     # any other build or machine may make other weights, and a file that was touched may hold others
     files = []
@@ -130,9 +133,9 @@ def _compared(
             try:
                 live = quantizer.weight(layer, tuple(bf16.shape), device)
                 fresh = None if live is None else quantizer.fresh_weight(layer, bf16, options)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, ValueError, IndexError):
+            except (RuntimeError, ValueError, IndexError) as problem:
+                if ran_out(problem):
+                    raise
                 # what it stores does not fit together
                 found["layers"][state.name] = dict(UNKNOWN)
                 continue

@@ -1,0 +1,214 @@
+"""The arms of `ernie-qa gate`: one after the other in this process, or, where a timeout is set, in one that
+can be ended."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from textwrap import indent
+from typing import TYPE_CHECKING
+
+from ernie_qa.cli.exit_codes import BAD_INPUT, OK
+from ernie_qa.errors import ErnieQAError
+from ernie_qa.exchange import Exchange
+from ernie_qa.execute import Session
+from ernie_qa.recipe import REFERENCE
+from ernie_qa.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from ernie_qa.plan import Plan
+    from ernie_qa.record import Record
+
+_ERROR = "error"
+"""The file in which a worker says why no other one is to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a session is told beside its plan; the fields are `Session`'s."""
+
+    baselines: Path | None
+    require_baseline: bool
+    any_allocator: bool
+    all_rungs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What a worker is given; `timeout` are the seconds that a step may take."""
+
+    plan: Plan
+    settings: Settings
+    exchange: Exchange
+    timeout: int
+
+
+def run(plan: Plan, settings: Settings, timeout: int) -> Session:
+    """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal.
+
+    With a `timeout`, in seconds, a worker runs them and this process looks at no GPU: a step that takes
+    longer ends the worker, its stacks are told on stderr, and another worker goes on with the next recipe.
+    ErnieQAError where there is no BF16 to compare with.
+    """
+    return _supervised(plan, settings, timeout) if timeout else _run(plan, settings)
+
+
+def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeout: int = 0) -> Session:
+    from tqdm import tqdm
+
+    begun = exchange.begun if exchange else ()
+    # a descriptor of its own, for the session turns stderr away while libraries write to it
+    with (
+        os.fdopen(os.dup(2), "w") as terminal,
+        tqdm(
+            total=plan.pictures,
+            initial=len(begun) * len(plan.suite.cases),
+            unit="picture",
+            disable=None,
+            leave=False,
+            file=terminal,
+        ) as bar,
+    ):
+
+        def progress(recipe: str, drawn: int, wanted: int) -> None:
+            bar.set_description(recipe)
+            bar.update(drawn > 0)
+
+        session = Session(
+            plan,
+            baselines=settings.baselines,
+            require_baseline=settings.require_baseline,
+            any_allocator=settings.any_allocator,
+            all_rungs=settings.all_rungs,
+            progress=progress,
+            exchange=exchange,
+            watchdog=exchange.watchdog(timeout) if exchange else None,
+        )
+        try:
+            if exchange:
+                # what is missing here is told once, and no other worker is tried
+                session.prepare()
+            # what a worker before this one left is not drawn again
+            for recipe in (one for one in plan.recipes if one.name not in begun):
+                try:
+                    session.outcome(recipe)
+                except ErnieQAError as error:
+                    if REFERENCE in session.broken or len(plan.recipes) == 1:
+                        raise
+                    # what the others showed is not lost
+                    arm = "" if recipe.name in str(error) else f"{recipe.name}: "
+                    tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
+                # a worker that goes on has a clean GPU
+                if exchange and session.leaked:
+                    break
+        except KeyboardInterrupt:
+            if not session.records:
+                raise
+            session.interrupt()
+        if session.leaked:
+            tqdm.write(f"ernie-qa: {session.leaked}", file=terminal)
+    return session
+
+
+def _supervised(plan: Plan, settings: Settings, timeout: int) -> Session:
+    session = Session(plan, baselines=settings.baselines, require_baseline=settings.require_baseline)
+    names = {REFERENCE, *(recipe.name for recipe in plan.recipes)}
+    with tempfile.TemporaryDirectory(prefix="ernie_qa-") as directory:
+        left = Exchange(Path(directory), "gate")
+        left.make()
+        interrupted, workers = False, 0
+        try:
+            while names > (begun := set(left.begun)):
+                workers += 1
+                exchange = Exchange(left.directory, f"{workers}")
+                code = _worked(_Share(plan, settings, exchange, timeout))
+                _tell(left, set(left.begun) - begun, code, len(plan.recipes) == 1)
+        except KeyboardInterrupt:
+            interrupted = True
+        # nobody knows how the arm that was interrupted would have ended
+        ended = [name for name in left.begun if left.is_told(name) or not interrupted]
+        records, _ = left.gather(ended)
+        if interrupted and not records:
+            raise KeyboardInterrupt
+        session.adopt({name: _whole(record) for name, record in records.items()}, ended, names)
+    if interrupted:
+        session.interrupt()
+    return session
+
+
+def _whole(record: Record) -> Record:
+    """The record with its trajectories in memory: the directory that they lie in goes."""
+    kept = record.trajectories
+    return replace(record, trajectories=Trajectories.from_bytes(kept.content())) if kept else record
+
+
+def _worked(share: _Share) -> int:
+    """The exit code of a worker that runs the recipes that nobody has begun."""
+    # Ctrl-C is for this process alone, and what the worker started ends with it
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ernie_qa.cli.arms"], stdin=subprocess.PIPE, process_group=0
+    )
+    try:
+        assert process.stdin is not None
+        # one that died before it read says so by its code
+        with suppress(BrokenPipeError):
+            process.stdin.write(pickle.dumps(share))
+            process.stdin.flush()
+        return process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _tell(left: Exchange, begun: Collection[str], code: int, alone: bool) -> None:
+    """Tell what a worker that has ended could not tell of the arms that it had `begun`. ErnieQAError where no
+    other worker is to go on."""
+    lost = sorted(set(begun) - set(left.gather(begun)[0]))
+    for name in lost if begun else [""]:
+        if stuck := left.hung(name):
+            print(indent(stuck.stack.rstrip(), "  "), file=sys.stderr)
+    if (left.directory / _ERROR).is_file():
+        raise ErnieQAError((left.directory / _ERROR).read_text(encoding="utf-8"))
+    if not begun:
+        stuck = left.hung("")
+        said = (
+            f"the process that runs the recipes began none and ended: exit code {code}; leave out --timeout"
+        )
+        raise ErnieQAError(stuck.why if stuck else said)
+    for name in lost:
+        if alone or name == REFERENCE:
+            raise ErnieQAError(left.ended(name))
+        if not (left.directory / "broke" / name).exists():
+            print(f"ernie-qa: {left.ended(name)}", file=sys.stderr)
+
+
+def _work() -> int:
+    """A worker's whole life: it ends with the process that started it, which holds the other end of stdin."""
+    share: _Share = pickle.load(sys.stdin.buffer)
+
+    def follow() -> None:
+        # sys.stdin would be locked when the interpreter ends
+        os.read(0, 1)
+        os._exit(BAD_INPUT)
+
+    threading.Thread(target=follow, daemon=True).start()
+    try:
+        _run(share.plan, share.settings, share.exchange, share.timeout)
+    except ErnieQAError as error:
+        (share.exchange.directory / _ERROR).write_text(str(error), encoding="utf-8")
+        return BAD_INPUT
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(_work())

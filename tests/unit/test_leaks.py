@@ -1,0 +1,52 @@
+"""What an arm leaves on a GPU is never in the next one's figures."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ernie_qa import execute
+from ernie_qa.broken import KEPT
+from ernie_qa.errors import UnavailableError
+from ernie_qa.execute import Session
+from ernie_qa.plan import Plan, plan
+from ernie_qa.verdict import Status
+
+BEFORE = 2**30
+
+
+@pytest.fixture
+def planned(tiny_model: Path, small_suite: Path, write_recipe: Callable[[str, float], Path]) -> Plan:
+    return plan(tiny_model, [write_recipe("first", 1.0), write_recipe("second", 1.0)], small_suite)
+
+
+def keep(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """So much is left once `first` was loaded: a CPU counts nothing of the kind."""
+    load, there = execute.load_pipeline, [BEFORE]
+
+    def loading(model: object, recipe: object, *given: object, **options: object) -> object:
+        if getattr(recipe, "name", "") == "first":
+            there[0] = BEFORE + kept
+        return load(model, recipe, *given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(execute, "load_pipeline", loading)
+    monkeypatch.setattr(execute, "held", lambda device: there[0])
+
+
+def test_what_follows_a_leak_is_not_begun(monkeypatch: pytest.MonkeyPatch, planned: Plan) -> None:
+    keep(monkeypatch, 300 * 2**20)
+    session = Session(planned)
+    first, second = planned.recipes
+    assert session.outcome(first).verdict.status is Status.PASS
+    with pytest.raises(UnavailableError, match=r"^second was not begun: first left 300 MiB on the GPU, and"):
+        session.outcome(second)
+    assert session.broken == ("second",)
+    assert session.status is Status.NOT_COMPARABLE
+    assert session.leaked == "first left 300 MiB on the GPU"
+
+
+def test_what_libraries_keep_is_no_leak(monkeypatch: pytest.MonkeyPatch, planned: Plan) -> None:
+    keep(monkeypatch, KEPT)
+    session = Session(planned)
+    assert [outcome.verdict.status for outcome in session] == [Status.PASS, Status.PASS]
+    assert session.leaked == ""
