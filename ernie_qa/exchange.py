@@ -116,7 +116,9 @@ class Exchange:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until no other process is in here; the kernel lets the next one in when a process dies."""
+        """Wait until no other process is in here; the kernel lets the next one in when a process dies. How
+        long the one in there may take, its watchdog says."""
         with (self.directory / "turn.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            # a lock of flock's would live on in what a killed process had forked
+            fcntl.lockf(lock, fcntl.LOCK_EX)
             yield

@@ -373,7 +373,7 @@ class Session:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 self._begun.discard(recipe.name)
-            if self._exchange and isinstance(error, Exception):
+            elif self._exchange:
                 why = str(error) if isinstance(error, ErnieQAError) else told(error)
                 self._exchange.broke(recipe.name, why)
             broke = ErnieQAError(f"{recipe.name} broke off: {told(error)}")

@@ -151,7 +151,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from xdist.workermanage import parse_tx_spec_config
 
     from ernie_qa.exchange import Exchange
-    from ernie_qa.gpus import visible_gpus
+    from ernie_qa.gpus import VISIBLE, visible_gpus
 
     if config.getoption("dist") == "each":
         raise pytest.UsageError("--dist each would run every gate in every worker; leave it out")
@@ -160,6 +160,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--tx {foreign[0]}: the gates' workers share a directory of this host; say -n"
         )
+    if any(f"env:{VISIBLE}=" in spec for spec in specs):
+        raise pytest.UsageError(f"--tx with {VISIBLE}: a worker gets one of those set for the run; say -n")
     host = Host(Path(tempfile.mkdtemp(prefix="ernie_qa-")))
     config.add_cleanup(lambda: shutil.rmtree(host.directory, ignore_errors=True))
     Exchange(host.directory, "controller").make()
@@ -272,6 +274,7 @@ def gather(session: pytest.Session) -> None:
         return
     from ernie_qa.errors import ErnieQAError
     from ernie_qa.exchange import Exchange
+    from ernie_qa.verdict import Status
 
     run = config.stash.setdefault(RUN, Run())
     run.session, run.asked = session_of(config, host.plan), set(host.gates.values())
@@ -287,7 +290,10 @@ def gather(session: pytest.Session) -> None:
         run.session.adopt(records, begun, run.asked)
     except ErnieQAError as error:
         run.notes.append(str(error))
-    if run.notes:
+    asked = {recipe for test, recipe in host.gates.items() if "test_verdict.py::" in test}
+    judged = {one.verdict.recipe: one.verdict.status for one in run.session.outcomes}
+    # what this process judges otherwise than a worker did, or could not judge at all, is not green
+    if run.notes or any(judged.get(recipe) is not Status.PASS for recipe in asked):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     if run.session.outcomes and config.pluginmanager.has_plugin("benchmark"):
         run.notes.append(NO_TABLE)

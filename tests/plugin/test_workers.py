@@ -23,11 +23,13 @@ pytest.importorskip("xdist")
 PLANTED = '''
 """Writes down which worker loads which recipe; PLANTED says what befalls one of them."""
 import os, signal
+from dataclasses import replace
 from pathlib import Path
 import pytest
 from ernie_qa import exchange, execute
+from ernie_qa.verdict import Status
 
-load, keep = execute.load_pipeline, exchange.Exchange.keep
+load, keep, judge = execute.load_pipeline, exchange.Exchange.keep, execute.judge
 what, _, whom = os.environ.get("PLANTED", "").partition(" ")
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 
@@ -49,7 +51,13 @@ def pytest_runtest_logreport(report):
     if what == "press" and not worker and report.when == "teardown" and f"verdict[{whom}]" in report.nodeid:
         raise KeyboardInterrupt
 
-execute.load_pipeline, exchange.Exchange.keep = loading, keeping
+def judging(record, *given, **options):
+    found = judge(record, *given, **options)
+    if (what, whom, worker) != ("judge", found.recipe, None):
+        return found
+    return replace(found, checks=tuple(replace(one, status=Status.FAIL) for one in found.checks))
+
+execute.load_pipeline, exchange.Exchange.keep, execute.judge = loading, keeping, judging
 '''
 
 
@@ -201,6 +209,13 @@ def test_a_damaged_record_is_not_judged(project: Project, small: list[str]) -> N
     assert [line for line in done.stdout.splitlines() if line.startswith("mine: ")]
 
 
+def test_what_the_controller_alone_finds_wrong_is_not_green(project: Project, small: list[str]) -> None:
+    done = project.run(*small, planted="judge mine")
+    assert "FAILED" not in done.stdout
+    assert statuses(project.verdict) == {"bf16": "pass", "lenient": "pass", "mine": "fail"}
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+
+
 def test_an_interruption_keeps_what_was_judged(project: Project, small: list[str]) -> None:
     done = project.run(*small, planted="press bf16")
     assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout
@@ -239,6 +254,10 @@ def test_turns() -> None:
         (["--ernie-recipe=sdnq-int9"], "sdnq-int9"),
         (["--dist=each", "--ernie-model=mini"], "--dist each"),
         (["--tx=2*ssh=nowhere", "--ernie-model=mini", "-d"], "--tx ssh=nowhere"),
+        (
+            ["--tx=popen//env:CUDA_VISIBLE_DEVICES=1", "--ernie-model=mini", "-d"],
+            "a worker gets one of those",
+        ),
         (["-m", "gpu", "-n3", "--ernie-model=mini"], "3 workers for 2 GPUs"),
         (["-m", "gpu and not slow", "--ernie-model=mini"], "only `-m gpu` alone gives each worker a GPU"),
     ],

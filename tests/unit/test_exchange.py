@@ -1,9 +1,14 @@
 """What workers leave for each other: begun once, whole or not at all, told by name."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from ernie_qa import execute
 from ernie_qa.errors import ErnieQAError, RecordError
 from ernie_qa.exchange import Exchange
 from ernie_qa.execute import Session
@@ -97,3 +102,45 @@ def test_without_the_reference_nothing_is_judged(
     judging.adopt({recipe.name: records[recipe.name]}, (recipe.name, REFERENCE), {recipe.name})
     assert judging.outcomes == ()
     assert judging.broken == (REFERENCE,)
+
+
+def test_whatever_ends_an_arm_in_a_process_that_lives_on_is_told(
+    workers: tuple[Exchange, Exchange], tiny_model: Path, small_suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaving(*given: object, **options: object) -> None:
+        raise SystemExit("no licence")
+
+    monkeypatch.setattr(execute, "load_pipeline", leaving)
+    first, second = workers
+    session = Session(plan(tiny_model, [REFERENCE], small_suite), exchange=first)
+    with pytest.raises(SystemExit):
+        session.outcome(session.plan.recipes[0])
+    assert second.ended(REFERENCE).startswith("bf16 broke off before, in worker gw0: SystemExit: no licence ")
+
+
+TURN = """
+import sys
+from pathlib import Path
+from ernie_qa.exchange import Exchange
+with Exchange(Path(sys.argv[1]), "gw0").turn():
+    {inside}
+"""
+FORK = "import os, time; print(os.fork(), flush=True); time.sleep(60)"
+
+
+def test_a_turn_ends_with_its_process_though_a_child_lives_on(workers: tuple[Exchange, Exchange]) -> None:
+    def command(inside: str) -> list[str]:
+        return [sys.executable, "-c", TURN.format(inside=inside), str(workers[0].directory)]
+
+    with subprocess.Popen(command(FORK), stdout=subprocess.PIPE, text=True, start_new_session=True) as holder:
+        try:
+            assert holder.stdout
+            assert int(holder.stdout.readline())
+            with pytest.raises(subprocess.TimeoutExpired):
+                subprocess.run(command("pass"), timeout=3, check=True)
+            holder.kill()
+            holder.wait()
+            subprocess.run(command("pass"), timeout=30, check=True)
+        finally:
+            # the child too
+            os.killpg(holder.pid, signal.SIGKILL)
