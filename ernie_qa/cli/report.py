@@ -79,14 +79,18 @@ def _add_output(command: argparse.ArgumentParser, required: bool) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from ernie_qa.report.files import check_directory
-    from ernie_qa.report.shown import from_disk
+    from ernie_qa.report.shown import from_disk, unjudged
     from ernie_qa.report.written import write_page_alone
 
     _check_pictures(options.pictures)
     check_directory(options.output)
     shown = from_disk(options.record, options.recipe, options.baselines)
+    broken, unfinished = unjudged(options.record)
     suite = _suite(options.suite, [one.record for one in shown])
-    print(write_page_alone(options.output, shown, suite=suite, most=options.pictures))
+    page = write_page_alone(
+        options.output, shown, suite=suite, broken=broken, unfinished=unfinished, most=options.pictures
+    )
+    print(page)
     return OK
 
 

@@ -85,16 +85,19 @@ def compare(a: Record, b: Record) -> Comparison:
 def lines(comparison: Comparison, width: int = 80) -> Iterator[str]:
     """The comparison for a terminal."""
     a, b = comparison.names
-    yield f"{b} beside {a}"
+    yield f"A: {a}"
+    yield f"B: {b}"
     for reason in comparison.reasons:
         yield from wrapped(f"not comparable: {reason}", width, "", "  ")
     for note in comparison.notes:
         yield from wrapped(note, width, "", "  ")
     shown = [(row.name, row.a, row.b, row.change) for row in comparison.rows if row.verdict != "same"]
-    yield from table(("figure", "A", "B", ""), shown)
+    if shown:
+        yield from table(("figure", "A", "B", ""), shown)
     if same := sum(row.verdict == "same" for row in comparison.rows):
         yield ""
-        yield f"{same} more figures are the same"
+        more = "more " if shown else ""
+        yield f"{same} {more}figure is the same" if same == 1 else f"{same} {more}figures are the same"
     yield ""
     yield pictures_line(comparison)
 

@@ -90,11 +90,14 @@ def from_disk(
     for place in places:
         found = _records(place)
         whole = found[0].parent
-        if baselines is None and (whole / DOCUMENT).is_file():
-            stored |= _verdicts(whole / DOCUMENT)
+        judged = _verdicts(whole / DOCUMENT) if (whole / DOCUMENT).is_file() else {}
+        if baselines is None:
+            stored |= judged
         for path in found:
             record = laid_out(load_record(path))
-            wanted[record.hash] = record
+            # drawn as the reference alone, as the run's own page has it
+            unasked = record.recipe.name == REFERENCE and judged and record.hash not in judged
+            (near if unasked and path != place else wanted)[record.hash] = record
         if (whole / REFERENCE / "record.json").is_file() and whole / REFERENCE not in found:
             reference = laid_out(load_record(whole / REFERENCE))
             near[reference.hash] = reference
@@ -103,14 +106,28 @@ def from_disk(
     shown = []
     for hashed, record in wanted.items():
         own = at_hand.get(record.reference or "")
-        verdict, judged = stored.get(hashed), BY_THE_GATE
+        verdict, by = stored.get(hashed), BY_THE_GATE
         if verdict is None:
             verdict = _again(record, own, given, baselines)
-            judged = BY_BASELINES.format(baselines) if baselines else AGAIN
+            by = BY_BASELINES.format(baselines) if baselines else AGAIN
         name = record.recipe.name
         label = name if names[name] == 1 else f"{name} ({hashed[:8]})"
-        shown.append(Shown(label, record, verdict, own, judged))
+        shown.append(Shown(label, record, verdict, own, by))
     return tuple(shown)
+
+
+def unjudged(places: Iterable[Path]) -> tuple[list[str], list[str]]:
+    """The recipes that broke off, and those that an interruption left without a verdict, in the runs that are
+    `places`, by their verdict.json; nothing of a place that is a single record. RecordError where one is
+    damaged."""
+    broken: list[str] = []
+    unfinished: list[str] = []
+    for place in places:
+        if (place / DOCUMENT).is_file():
+            table = read_json(place / DOCUMENT, RecordError, MAX_JSON_BYTES)
+            broken += table.strings("broke", default=())
+            unfinished += table.strings("unfinished", default=())
+    return broken, unfinished
 
 
 def laid_out(record: Record) -> Record:

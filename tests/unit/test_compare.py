@@ -109,6 +109,19 @@ def test_the_command_writes_a_page_of_the_two(
     page = (output / "index.html").read_text(encoding="utf-8")
     assert "2 of 2 pictures have the very same pixels" in page
     assert page.count("identical") == 2
+    # it judges nothing, and scores are not of the pair that is shown
+    assert "badge" not in page.partition("<h1>")[2].partition("</h1>")[0]
+    assert page.count("<span>LPIPS against BF16: ") == 2
+    assert not re.search(r"<span>LPIPS \d", page)
+
+
+def test_beside_bf16_the_scores_are_of_the_pair(observed: Observed, tmp_path: Path) -> None:
+    for name, record in observed[1].items():
+        record.save(tmp_path / name)
+    given = [str(tmp_path / name) for name in ("bf16", "lenient")]
+    assert main(["compare", *given, "--output", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert len(re.findall(r"<span>LPIPS \d", page)) == 2
 
 
 def test_the_command_says_that_nothing_can_be_compared(

@@ -1,14 +1,18 @@
 """`ernie-qa report` and `compare`: what is refused in one line, and what a page is judged by."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from ernie_qa.baseline.noise import save_noise
 from ernie_qa.cli import main
+from ernie_qa.execute import Session
+from ernie_qa.plan import plan
 from ernie_qa.recipe import REFERENCE, Recipe
 from ernie_qa.record import Record
 from ernie_qa.report.shown import from_disk
+from ernie_qa.report.written import write_report
 from ernie_qa.suite import find_suite
 from ernie_qa.verdict import Status
 from tests.accepting import accepted, bundle, scored
@@ -102,3 +106,21 @@ def test_baselines_that_are_not_there_are_refused(
 ) -> None:
     said = refused(["report", stored, "--baselines", tmp_path / "no"], tmp_path / "page", capsys)
     assert "no such directory" in said
+
+
+def test_what_a_run_did_not_judge_is_no_pass_in_its_page_either(
+    observed: Observed, tiny_model: Path, small_suite: Path, tmp_path: Path
+) -> None:
+    recipe, records = observed
+    session = Session(plan(tiny_model, [recipe, "bnb-nf4", "sdnq-int8"], small_suite))
+    session.adopt(records, ["bnb-nf4"], [recipe.name])
+    session.interrupt()
+    write_report(tmp_path / "out", session)
+    gates = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert main(["report", str(tmp_path / "out"), "--output", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    said = re.compile('<p class="headline">(.*)</p>')
+    # BF16, drawn as the reference alone, counts in neither
+    headline = "1 of 3 pass. Broke off, and not judged: bnb-nf4. Interrupted, and not judged: sdnq-int8."
+    assert said.search(gates)[1] == said.search(page)[1] == headline  # type: ignore[index]
+    assert '<h1><span class="badge not_comparable">' in page

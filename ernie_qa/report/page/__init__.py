@@ -74,7 +74,7 @@ def write_page(
         template = templates.get_template("page.html")
         about = {
             "status": _status(shown, [*broken, *unfinished]),
-            "headline": ladder.headline(shown, broken, unfinished),
+            "headline": _compared(comparison) if comparison else ladder.headline(shown, broken, unfinished),
             "overview": ladder.overview(shown),
             "groups": [
                 {
@@ -115,6 +115,15 @@ def write_page(
     except OSError as problem:
         raise InputError(cannot(directory / PAGE, problem)) from None
     return directory / PAGE
+
+
+def _compared(comparison: Comparison) -> str:
+    """What a comparison amounts to, which is no verdict."""
+    from ernie_qa.report.compare import pictures_line
+
+    said = pictures_line(comparison)
+    said = f"{said[:1].upper()}{said[1:]}. This page compares and does not judge"
+    return f"{said}; the verdicts below are each record's own."
 
 
 def _status(shown: Sequence[Shown], unjudged: Sequence[str]) -> Status:

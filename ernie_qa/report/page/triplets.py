@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.rungs import cost, images, text
@@ -29,6 +29,8 @@ LOSSLESS = 512 * 512
 """Pixels up to which a picture is stored without loss; larger ones at quality 90. The map of the differences
 is always made from the record's own pixels."""
 WORST_BY = "lpips"
+Scores = tuple[tuple[str, str], ...]
+"""Names and values, in words."""
 STOPS = ((0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))
 """The map's colours from no difference to the whole range: six points of matplotlib's inferno."""
 
@@ -49,7 +51,7 @@ class Triplet:
     left: str | None
     right: str
     map: str | None
-    scores: tuple[tuple[str, str], ...]
+    scores: Scores
     worst: int | None
     words: tuple[tuple[str, str], ...]
     defects: tuple[str, ...]
@@ -94,9 +96,16 @@ def of(
         why = "measured against no other record"
     cases = _cases(record, suite)
     worst_first = sorted(record.pictures, key=lambda one: _badness(record, one.case))
+    # scores are against BF16: of two records that are neither's reference each has its own
+    beside = other if comparison is not None and other and record.reference != other.hash else None
     found = tuple(
-        _triplet(record, picture, theirs.get(picture.case), cases.get(picture.case), directory, why)
-        for picture in worst_first[:most]
+        replace(one, scores=_both(one.scores, _stored(beside, one.case), left, shown.label))
+        if beside
+        else one
+        for one in (
+            _triplet(record, picture, theirs.get(picture.case), cases.get(picture.case), directory, why)
+            for picture in worst_first[:most]
+        )
     )
     return Triplets(found, left, shown.label, len(record.pictures) - len(found), why)
 
@@ -174,7 +183,7 @@ def _triplet(
         left=left_file,
         right=_written(right, directory, picture.sha256),
         map=map_file,
-        scores=_scores(figures.get("scores", {})),
+        scores=_stored(record, picture.case),
         worst=worst,
         words=tuple((one["expected"], one["read"]) for one in words.get("strings", ())),
         defects=tuple(figures.get("defects", ())),
@@ -182,7 +191,17 @@ def _triplet(
     )
 
 
-def _scores(scores: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _both(ours: Scores, theirs: Scores, left: str, right: str) -> Scores:
+    """The scores of both sides, each by its name: none of them is of the pair that is shown."""
+    known = dict(theirs)
+    return tuple(
+        (f"{name} against BF16:", f"{right} {value}, {left} {known.get(name, 'missing')}")
+        for name, value in ours
+    )
+
+
+def _stored(record: Record, case: str) -> Scores:
+    scores = record.figures.get(images.NAME, {}).get("cases", {}).get(case, {}).get("scores", {})
     found = []
     for metric in metrics():
         if metric.NAME in scores:
