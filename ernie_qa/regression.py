@@ -36,7 +36,7 @@ def checks(evidence: Evidence, baseline: Baseline | None, *, require: bool) -> I
     accepted = baseline.accepted.get(evidence.recipe.name) if baseline else None
     if baseline is None or accepted is None:
         message = f"nothing was accepted for {evidence.recipe.name} on {record.fingerprint.machine}: "
-        message += "run with --ernie-update, look, then `ernie-qa baseline accept`"
+        message += "run with --update (pytest: --ernie-update), look, then `ernie-qa baseline accept`"
         yield _accepted(Status.NOT_COMPARABLE if require else Status.NOT_APPLICABLE, message)
         return
     if unlike := _unlike(record, accepted):

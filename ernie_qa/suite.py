@@ -79,7 +79,7 @@ class Suite:
         same ones however many there are. SuiteError where that is none, or more than can be drawn."""
         most = min(MAX_SEEDS, MAX_CASES // len(self.own))
         if not 1 <= seeds <= most:
-            raise SuiteError(f"suite {self.name}: {seeds} seeds a case (--seeds): allowed are 1 to {most}")
+            raise SuiteError(f"suite {self.name}: {seeds} seeds a case: allowed are 1 to {most}")
         others = (another(case, number) for number in range(1, seeds) for case in self.own)
         return replace(self, cases=(*self.own, *others), seeds=seeds)
 

@@ -182,7 +182,9 @@ def _gate(options: argparse.Namespace) -> int:
         print("", *next_step(options.baselines, session, bundle), sep="\n")
     # last: what was measured is told and kept, even where this cannot be written
     if options.report:
-        write_report(options.report, session)
+        page = write_report(options.report, session)
+        if not options.json:
+            print(f"\nreport: {page}")
     return INTERRUPTED if session.unfinished else OF_STATUS[session.status]
 
 

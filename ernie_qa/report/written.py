@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ernie_qa.execute import Session
 
 
-def write_report(directory: Path, session: Session) -> None:
-    """Write the records, verdict.json, verdict.md and index.html of a session, all or nothing."""
+def write_report(directory: Path, session: Session) -> Path:
+    """Write the records, verdict.json, verdict.md and index.html of a session, all or nothing; the page."""
     shown = of_session(session)
     with filling(directory) as new:
         save(new, session)
@@ -28,6 +28,7 @@ def write_report(directory: Path, session: Session) -> None:
             broken=session.broken,
             unfinished=session.unfinished,
         )
+    return directory / PAGE
 
 
 def write_page_alone(directory: Path, shown: Sequence[Shown], **options: Any) -> Path:

@@ -280,7 +280,8 @@ def _weights_check(component: str, found: Mapping[str, Any]) -> Check:
         message = f"{component}: {found.get('why', why)}"
         return Check(f"{NAME}.weights", NAME, Status.NOT_COMPARABLE, message, component=component)
     wrong = sorted(misfits(found["layers"]), reverse=True)
-    fault = f"{len(wrong)} layers are not what quantizing the model makes: "
+    are = "layer is" if len(wrong) == 1 else "layers are"
+    fault = f"{len(wrong)} {are} not what quantizing the model makes: "
     fault += listed([f"{name} ({said})" for _, name, said in wrong])
     passed = f"{found['same']} layers are to the bit what quantizing the model makes"
     if found["layers"]:

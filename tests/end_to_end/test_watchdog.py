@@ -37,7 +37,14 @@ def start(
         command += [f"--recipe={write_recipe(name, 1.0)}" for name in recipes]
         (tmp_path / "temporary").mkdir()
         environment = {**os.environ, **planted(tmp_path, hangs), "TMPDIR": str(tmp_path / "temporary")}
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            # what a shell starts in the background ignores Ctrl-C, and so does all that it starts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     return started
 

@@ -240,6 +240,20 @@ def pytest_runtest_logreport(report):
 """
 
 
+PRESSED_LOADING = """
+from ernie_qa import execute
+
+load = execute.load_pipeline
+
+def loading(model, recipe, *given, **options):
+    if recipe.name == "mine":
+        raise KeyboardInterrupt
+    return load(model, recipe, *given, **options)
+
+execute.load_pipeline = loading
+"""
+
+
 def test_an_interruption_keeps_what_was_judged_and_names_the_rest(
     gated: Gated,
     tiny_model: Path,
@@ -261,6 +275,27 @@ def test_an_interruption_keeps_what_was_judged_and_names_the_rest(
     document = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
     assert document["unfinished"] == ["mine"]
     assert [one["recipe"] for one in document["verdicts"]] == ["bf16"]
+
+
+def test_an_interruption_before_the_first_verdict_keeps_bf16_and_names_the_rest(
+    gated: Gated,
+    tiny_model: Path,
+    small_suite: Path,
+    write_recipe: Callable[[str, float], Path],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pressed.py").write_text(PRESSED_LOADING, encoding="utf-8")
+    done = gated(
+        tmp_path,
+        *("-p", "pressed", "--ernie-report=out", f"--ernie-recipe={write_recipe('mine', 1.0)}"),
+        *(f"--ernie-model={tiny_model}", f"--ernie-suite={small_suite}"),
+        environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout + done.stderr
+    assert "interrupted, and not judged: mine\n" in done.stdout
+    document = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
+    assert (document["unfinished"], document["verdicts"]) == (["mine"], [])
+    assert load_record(tmp_path / "out" / "bf16").pictures
 
 
 STOPPED = """

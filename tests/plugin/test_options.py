@@ -25,7 +25,7 @@ def errors(stderr: str) -> list[str]:
         (["--ernie-suite", "turbo11"], "turbo11"),
         (["--ernie-model", "maxi"], "maxi"),
         (["--ernie-seeds", "two"], "--ernie-seeds two: needed is a whole number"),
-        (["--ernie-seeds=101"], "101 seeds a case (--seeds): allowed are 1 to 100"),
+        (["--ernie-seeds=101"], "101 seeds a case: allowed are 1 to 100"),
         (["-m", "mini", "--ernie-model", "."], "-m mini gates the shipped miniature"),
         (["--ernie-update"], "--ernie-baselines DIR"),
         (["--ernie-artifact", "sdnq-int8"], "RECIPE=MODEL"),

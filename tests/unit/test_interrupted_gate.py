@@ -84,7 +84,7 @@ def test_the_reference_alone_is_kept_too(
     stop_in("first")
     assert main([*given, "--report", str(tmp_path / "out")]) == 130
     said = capfd.readouterr()
-    assert said.out == ""
+    assert said.out == f"\nreport: {tmp_path / 'out' / 'index.html'}\n"
     assert said.err.splitlines()[-1] == "ernie-qa: interrupted, and not judged: first, second, third"
     assert load_record(tmp_path / "out" / REFERENCE).recipe.name == REFERENCE
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
