@@ -114,6 +114,9 @@ def _told(place: Path) -> Iterator[None]:
     """InputError for what the system refuses while `place` is written."""
     try:
         yield
+    except FileExistsError as problem:
+        # what is in the way, of all that would be written
+        raise InputError(cannot(Path(problem.filename or place), problem)) from None
     except OSError as problem:
         raise InputError(cannot(place, problem)) from None
 

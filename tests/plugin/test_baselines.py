@@ -177,6 +177,6 @@ def pytest_sessionfinish(session):
     done = team.run("--ernie-update", "--ernie-report", "out", "-k", "verdict")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
     assert "PASS" in done.stdout
-    assert "out/bf16: exists already" in done.stdout
+    assert "out/bf16: cannot be written: exists already" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert (team.latest / "verdict.json").is_file()

@@ -1,6 +1,7 @@
 """The engines that read: what each of them knows, which is taken, what is missing, and the cache."""
 
 import json
+import os
 import struct
 import sys
 from contextlib import suppress
@@ -307,7 +308,7 @@ def test_a_file_that_breaks_off_is_not_left_behind(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert reading.read(SOME, BY) == BOTH
     assert [path for path in own_cache.rglob("*") if path.is_file()] == []
 
