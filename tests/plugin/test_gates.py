@@ -233,6 +233,25 @@ def test_a_number_of_cases_that_is_none(
     assert "--ernie-teacher-cases few: needed is a whole number" in done.stderr
 
 
+Planted = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def planted(gated: Gated, tiny_model: Path, small_suite: Path, tmp_path: Path) -> Planted:
+    """`planted(text, *options)`: run the gates on the tiny model with that plugin, report to out/."""
+
+    def run(text: str, *options: object) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "planted.py").write_text(text, encoding="utf-8")
+        return gated(
+            tmp_path,
+            *("-p", "planted", "--ernie-report=out", *options),
+            *(f"--ernie-model={tiny_model}", f"--ernie-suite={small_suite}"),
+            environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        )
+
+    return run
+
+
 PRESSED = """
 def pytest_runtest_logreport(report):
     if report.when == "teardown" and "test_verdict[bf16]" in report.nodeid:
@@ -255,20 +274,10 @@ execute.load_pipeline = loading
 
 
 def test_an_interruption_keeps_what_was_judged_and_names_the_rest(
-    gated: Gated,
-    tiny_model: Path,
-    small_suite: Path,
-    write_recipe: Callable[[str, float], Path],
-    tmp_path: Path,
+    planted: Planted, write_recipe: Callable[[str, float], Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "pressed.py").write_text(PRESSED, encoding="utf-8")
     recipes = [f"--ernie-recipe={one}" for one in ("bf16", write_recipe("mine", 1.0), "sdnq-int8")]
-    done = gated(
-        tmp_path,
-        *("-p", "pressed", "--ernie-report=out", "-k", "bf16 or mine", *recipes),
-        *(f"--ernie-model={tiny_model}", f"--ernie-suite={small_suite}"),
-        environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
-    )
+    done = planted(PRESSED, "-k", "bf16 or mine", *recipes)
     assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout + done.stderr
     # what -k left out was not asked for
     assert "interrupted, and not judged: mine\n" in done.stdout
@@ -278,19 +287,9 @@ def test_an_interruption_keeps_what_was_judged_and_names_the_rest(
 
 
 def test_an_interruption_before_the_first_verdict_keeps_bf16_and_names_the_rest(
-    gated: Gated,
-    tiny_model: Path,
-    small_suite: Path,
-    write_recipe: Callable[[str, float], Path],
-    tmp_path: Path,
+    planted: Planted, write_recipe: Callable[[str, float], Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "pressed.py").write_text(PRESSED_LOADING, encoding="utf-8")
-    done = gated(
-        tmp_path,
-        *("-p", "pressed", "--ernie-report=out", f"--ernie-recipe={write_recipe('mine', 1.0)}"),
-        *(f"--ernie-model={tiny_model}", f"--ernie-suite={small_suite}"),
-        environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
-    )
+    done = planted(PRESSED_LOADING, f"--ernie-recipe={write_recipe('mine', 1.0)}")
     assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout + done.stderr
     assert "interrupted, and not judged: mine\n" in done.stdout
     document = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
@@ -309,20 +308,9 @@ def pytest_sessionstart(session):
 
 
 def test_a_run_that_ends_at_its_first_failure_is_no_pass(
-    gated: Gated,
-    tiny_model: Path,
-    small_suite: Path,
-    write_recipe: Callable[[str, float], Path],
-    tmp_path: Path,
+    planted: Planted, write_recipe: Callable[[str, float], Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "stopped.py").write_text(STOPPED, encoding="utf-8")
-    done = gated(
-        tmp_path,
-        *("-p", "stopped", "--ernie-report=out"),
-        *("--ernie-recipe=bf16", f"--ernie-recipe={write_recipe('mine', 1.0)}"),
-        *(f"--ernie-model={tiny_model}", f"--ernie-suite={small_suite}"),
-        environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
-    )
+    done = planted(STOPPED, "--ernie-recipe=bf16", f"--ernie-recipe={write_recipe('mine', 1.0)}")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     document = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
     assert (document["status"], document["unfinished"]) == ("not_comparable", ["mine"])
