@@ -14,7 +14,7 @@ import pytest
 
 from tests.hanging import planted
 
-SECONDS = 20
+SECONDS = 30
 """Longer than any step of the tiny model takes here, imports included."""
 BOUND = 15 * 60
 

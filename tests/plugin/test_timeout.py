@@ -10,7 +10,7 @@ from tests.hanging import planted
 from tests.plugin.conftest import Gated
 
 pytest.importorskip("xdist")
-SECONDS = 20
+SECONDS = 30
 
 
 @pytest.fixture
