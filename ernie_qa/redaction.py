@@ -9,22 +9,32 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|(^|_)KEY$", re.IGNORECASE)
 """Names of settings that hold what nobody else may know."""
 _SHORTEST = 8
 """Characters of a secret; a shorter value is a switch, as in TOKENIZERS_PARALLELISM=true."""
 # the hub's tokens, https://huggingface.co/docs/hub/security-tokens
 _TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+@")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s?#'\"]+@")
+# a library may show a header as a line, as a dictionary's item or as a pair of bytes
+_HEADER = re.compile(
+    r"(authorization(?:['\"]?\s*[:=]\s*['\"]?|['\"]\s*,\s*b?['\"]))(?:(?:bearer|basic|token)\s+)?[^\s'\",]+",
+    re.IGNORECASE,
+)
+# whoever has a signed URL, as the hub redirects to, may read what it names
+_SIGNED = re.compile(
+    r"([?&][\w-]*(?:token|secret|password|signature|credential|api_?key)[\w-]*=)[^&\s'\"#]+", re.IGNORECASE
+)
 _HOMES = re.compile(r"/(home|Users)/[^/\s:'\"]+")
 
 
 def without_secrets(text: str) -> str:
     """`text` without the hub's tokens, the values of settings that are called TOKEN, SECRET, PASSWORD or KEY,
-    and what stands before the @ of a URL."""
+    what stands before the @ of a URL, what signs one, and what an Authorization header says."""
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "<token>")
-    return _CREDENTIALS.sub("", _TOKEN.sub("<token>", text))
+    text = _CREDENTIALS.sub("", _TOKEN.sub("<token>", text))
+    return _SIGNED.sub(r"\1<token>", _HEADER.sub(r"\1<token>", text))
 
 
 def without_homes(text: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,7 +202,8 @@ def _tell(proposal: Proposal, bundles: Sequence[Bundle]) -> None:
         if name in before and before[name].recipe.hash != one.recipe.hash:
             hashes = f"{before[name].recipe.hash[:12]}, now {one.recipe.hash[:12]}"
             print(f"{name}: another recipe than the one that was accepted ({hashes})")
-    print("\n".join(change_lines(proposal.changes)))
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print("\n".join(change_lines(proposal.changes, colour=colour)))
 
 
 def _bundles(options: argparse.Namespace) -> list[Bundle]:

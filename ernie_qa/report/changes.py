@@ -10,20 +10,25 @@ if TYPE_CHECKING:
     from ernie_qa.baseline.accepted import Figure
     from ernie_qa.baseline.change import Change
 
+RED = "31;1"
 HEADER = ("figure", "accepted", "candidate", "of noise", "limit")
 
 
-def change_lines(changes: Sequence[Change]) -> list[str]:
-    """The changes by recipe, a figure a line; figures that stay as they are are counted."""
-    return [line for name, group in groupby(changes, _recipe) for line in _recipe_lines(name, list(group))]
+def change_lines(changes: Sequence[Change], *, colour: bool = False) -> list[str]:
+    """The changes by recipe, a figure a line, in `colour` red where more would pass than before; figures
+    that stay as they are are counted."""
+    return [
+        line for name, group in groupby(changes, _recipe) for line in _recipe_lines(name, list(group), colour)
+    ]
 
 
 def _recipe(change: Change) -> str:
     return change.recipe
 
 
-def _recipe_lines(recipe: str, changes: Sequence[Change]) -> Iterator[str]:
-    rows = [_row(change) for change in changes if not _stays(change)]
+def _recipe_lines(recipe: str, changes: Sequence[Change], colour: bool) -> Iterator[str]:
+    changed = [change for change in changes if not _stays(change)]
+    rows = [_row(change) for change in changed]
     yield ""
     if not rows:
         yield f"{recipe}: nothing changes"
@@ -33,12 +38,14 @@ def _recipe_lines(recipe: str, changes: Sequence[Change]) -> Iterator[str]:
     else:
         yield f"{recipe}: {len(rows)} of {len(changes)} figures change"
     widths = [max(len(row[column]) for row in (HEADER, *rows)) for column in range(len(HEADER))]
-    for row in (HEADER, *rows):
+    loosens = (False, *(change.loosens for change in changed))
+    for row, red in zip((HEADER, *rows), loosens, strict=True):
         first, *others = (
             cell.ljust(width) if column in (0, 4) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        yield "  ".join(("", first, *others)).rstrip()
+        line = "  ".join(("", first, *others)).rstrip()
+        yield f"\x1b[{RED}m{line}\x1b[0m" if red and colour else line
 
 
 def _stays(change: Change) -> bool:

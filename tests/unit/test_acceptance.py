@@ -116,6 +116,9 @@ def test_loosening_needs_its_own_flag_and_tightening_none(
     (line,) = [line for line in lines if "images.lpips_mean" in line]
     assert "loosened x" in line
     assert not any("memory_bytes" in line for line in lines)
+    painted = change_lines(proposal.changes, colour=True)
+    assert [line for line in painted if "\x1b" in line] == [f"\x1b[31;1m{line}\x1b[0m"]
+    assert [line.removeprefix("\x1b[31;1m").removesuffix("\x1b[0m") for line in painted] == lines
     better = bundle(tmp_path / "better", records)
     assert not accepted(root, better, recipes=recipes).loosened
 

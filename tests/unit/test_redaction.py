@@ -18,7 +18,17 @@ TOKEN = "hf_" + "aBcDeFgHiJ" * 3
     [
         (f"401 with {TOKEN}: see it", "401 with <token>: see it"),
         ("https://me:pass@there/x?y", "https://there/x?y"),
+        ("https://abcdef@there/x", "https://there/x"),
+        ("git+https://me:p@ss@there/x", "git+https://there/x"),
         ("https://there:8080/x", "https://there:8080/x"),
+        ("https://there/x@main", "https://there/x@main"),
+        ("Authorization: Bearer ey.J-_9", "Authorization: <token>"),
+        ("{'authorization': 'Basic bWU6cHc='}", "{'authorization': '<token>'}"),
+        ("(b'Authorization', b'Bearer ey.J')", "(b'Authorization', b'<token>')"),
+        ("without authorization, nothing is told", "without authorization, nothing is told"),
+        ("https://x/y?a=1&X-Amz-Signature=0f3&b=2", "https://x/y?a=1&X-Amz-Signature=<token>&b=2"),
+        ("'https://x/y?token=0f3'", "'https://x/y?token=<token>'"),
+        ("lock-and-bolt", "<token>"),
         ("hf_hub_download of half_life", "hf_hub_download of half_life"),
         ("correct-horse", "<token>"),
         ("true to life", "true to life"),
@@ -26,6 +36,7 @@ TOKEN = "hf_" + "aBcDeFgHiJ" * 3
 )
 def test_secrets(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORE_PASSWORD", "correct-horse")
+    monkeypatch.setenv("DEPLOY_KEY", "lock-and-bolt")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     assert without_secrets(text) == expected
 
