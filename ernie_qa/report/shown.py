@@ -90,13 +90,14 @@ def from_disk(
     for place in places:
         found = _records(place)
         whole = found[0].parent
-        judged = _verdicts(whole / DOCUMENT) if (whole / DOCUMENT).is_file() else {}
+        of_a_run = (whole / DOCUMENT).is_file()
+        judged = _verdicts(whole / DOCUMENT) if of_a_run else {}
         if baselines is None:
             stored |= judged
         for path in found:
             record = laid_out(load_record(path))
             # drawn as the reference alone, as the run's own page has it
-            unasked = record.recipe.name == REFERENCE and judged and record.hash not in judged
+            unasked = record.recipe.name == REFERENCE and of_a_run and record.hash not in judged
             (near if unasked and path != place else wanted)[record.hash] = record
         if (whole / REFERENCE / "record.json").is_file() and whole / REFERENCE not in found:
             reference = laid_out(load_record(whole / REFERENCE))
