@@ -39,10 +39,10 @@ def markdown(shown: Sequence[Shown], broken: Sequence[str] = (), unfinished: Seq
 def markdown_of(comparison: Comparison) -> str:
     """Two records beside each other."""
     a, b = map(escaped, comparison.names)
-    told = [f"### ernie-qa: {b} beside {a}", ""]
+    told = [f"### ernie-qa: {a} beside {b}", ""]
     told += [f"- not comparable: {escaped(reason)}" for reason in comparison.reasons]
     told += [f"- {escaped(note)}" for note in comparison.notes]
-    told += ["", "| figure | A | B | |", "|---|---:|---:|---|"]
+    told += ["", f"| figure | A: {a} | B: {b} | B is |", "|---|---:|---:|---|"]
     told += [
         f"| {escaped(row.name)} | {escaped(row.a)} | {escaped(row.b)} | {escaped(row.change)} |"
         for row in comparison.rows
