@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ernie_qa.baseline.accepted import is_drift
+from ernie_qa.fidelity.advice import seeds
 from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.paired import paired
 from ernie_qa.recipe import REFERENCE
@@ -75,7 +76,7 @@ def _unlike(record: Record, accepted: Accepted) -> str | None:
     if record.fingerprint.machine != accepted.machine:
         return f"the record is of {record.fingerprint.machine}, what was accepted is of {accepted.machine}"
     if more := more_seeds(accepted.suite.hash, record.suite.hash):
-        return f"figures were accepted with more seeds a case ({more} more): draw as many, --ernie-seeds"
+        return f"figures were accepted with more seeds a case ({more} more): draw as many, {seeds('N')}"
     for kind, ours, theirs in (
         ("model", record.model, accepted.model),
         ("suite", record.suite, accepted.suite),
@@ -169,7 +170,7 @@ def _of_pairs(pairs: Regression, kept: bool, record: Record, accepted: Accepted)
         return Status.FAIL, "; beyond what was accepted, and on the same build and machine pictures repeat"
     return (
         Status.NOT_COMPARABLE,
-        "; beyond what was accepted, and chance is not ruled out: accept and observe more, --ernie-seeds",
+        f"; beyond what was accepted, and chance is not ruled out: accept and observe more, {seeds('N')}",
     )
 
 

@@ -216,7 +216,7 @@ def _bundles(options: argparse.Namespace) -> list[Bundle]:
             here = (
                 f"{len(found)} are here, of several machines: {names}"
                 if found
-                else "none is here yet, --ernie-update leaves one"
+                else "none is here yet: a gate with --update (pytest: --ernie-update) leaves one"
             )
             raise BaselineError(f"{options.baselines / CANDIDATES}: name the bundle to take; {here}")
         paths = found[-1:]

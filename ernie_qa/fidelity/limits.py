@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.fidelity.advice import KEPT, explain, seeds
 from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.fidelity.statistics import Decision, limit_gate, pictures_over, seeds_needed
+from ernie_qa.recipe import REFERENCE
 from ernie_qa.suite import MAX_SEEDS, is_own
 from ernie_qa.verdict import Check, Status
 
@@ -32,8 +34,9 @@ def worst_of(metric: Metric) -> str:
     return "max" if metric.BETTER == "lower" else "min"
 
 
-def limit_check(rung: str, name: str, limit: Limit, figures: Mapping[str, Any]) -> Check:
-    """The check `name`, as images.lpips_mean, of the rung's `figures`: a mean, or the worst picture's score.
+def limit_check(rung: str, name: str, limit: Limit, figures: Mapping[str, Any], recipe: str) -> Check:
+    """The check `name`, as images.lpips_mean, of the rung's `figures` of `recipe`: a mean, or the worst
+    picture's score.
 
     A mean of a limit that is about pictures passes, fails, or is not comparable: undecided by these.
     """
@@ -65,8 +68,8 @@ def limit_check(rung: str, name: str, limit: Limit, figures: Mapping[str, Any]) 
     )
     if status is Status.FAIL:
         message += (
-            f": compare pictures/{worst}.png with the reference's; "
-            "`ernie-qa explain` names the layers that are off"
+            f": {KEPT}, compare {recipe}/pictures/{worst}.png with {REFERENCE}'s; {explain(recipe)} names "
+            "the layers that are off"
         )
     elif status is Status.NOT_COMPARABLE:
         message = told
@@ -106,13 +109,13 @@ def _sampled(scores: list[float], limit: Limit, cases: int, unit: str) -> tuple[
         return _STATUS[decision], bound, f"; {_interval(scores, unit)}"
     told = f"undecided: {_interval(scores, unit)} against {said(bound, unit)}: "
     more = seeds_needed(values, signed)
-    seeds = 2 if more is None else math.ceil((len(scores) + more) / cases)
+    needed = 2 if more is None else math.ceil((len(scores) + more) / cases)
     if len(scores) < 2:
-        told += "one picture tells nothing of others; --ernie-seeds 2"
-    elif more is None or seeds > MAX_SEEDS:
+        told += f"one picture tells nothing of others; {seeds(2)}"
+    elif more is None or needed > MAX_SEEDS:
         told += f"{MAX_SEEDS} seeds a case would not decide it: the mean is at the limit"
     else:
-        told += f"about {more} more pictures would decide; --ernie-seeds {seeds}"
+        told += f"about {more} more pictures would decide; {seeds(needed)}"
     return Status.NOT_COMPARABLE, bound, told
 
 
