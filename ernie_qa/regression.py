@@ -16,6 +16,7 @@ from ernie_qa.recipe import REFERENCE
 from ernie_qa.rungs import BASELINE, images, rungs
 from ernie_qa.suite import more_seeds
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import figure as spelt
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.accepted import Accepted, Figure, Tracked
@@ -197,5 +198,5 @@ def _named(name: str, status: Status, message: str, **figures: object) -> Check:
 
 
 def _said(value: float, figure: Figure) -> str:
-    number = f"{value:,.0f}" if figure.unit in ("B", "layers") else f"{value:.4g}"
+    number = f"{value:,.0f}" if figure.unit in ("B", "layers") else spelt(value)
     return f"{number} {figure.unit}".rstrip()

@@ -12,6 +12,7 @@ from ernie_qa.fidelity.statistics import Decision, limit_gate, pictures_over, se
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.suite import MAX_SEEDS, is_own
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import counted, figure
 
 if TYPE_CHECKING:
     from ernie_qa.fidelity.metrics import Metric
@@ -93,7 +94,9 @@ def number(stored: Stored) -> float:
 
 def said(value: Stored | None, unit: str) -> str:
     """A score with its unit."""
-    return IDENTICAL if value == IDENTICAL else f"{value:.4g} {unit}".rstrip()
+    if value is None or isinstance(value, str):
+        return str(value)
+    return f"{figure(value)} {unit}".rstrip()
 
 
 def _sampled(scores: list[float], limit: Limit, cases: int, unit: str) -> tuple[Status, float | None, str]:
@@ -115,7 +118,7 @@ def _sampled(scores: list[float], limit: Limit, cases: int, unit: str) -> tuple[
     elif more is None or needed > MAX_SEEDS:
         told += f"{MAX_SEEDS} seeds a case would not decide it: the mean is at the limit"
     else:
-        told += f"about {more} more pictures would decide; {seeds(needed)}"
+        told += f"about {counted(more, 'more picture')} would decide; {seeds(needed)}"
     return Status.NOT_COMPARABLE, bound, told
 
 
@@ -123,8 +126,10 @@ def _interval(scores: list[float], unit: str) -> str:
     """ "mean 0.0049 ± 0.0008 over 30 pictures": the interval that the limit gate goes by."""
     # of no bound: neither the mean nor its half hangs on it
     gate = limit_gate(scores, math.inf)
-    half = f" ± {gate.half:.2g}" if math.isfinite(gate.half) else ""
-    return f"mean {said(gate.mean, '')}{half}{f' {unit}' if unit else ''} over {len(scores)} pictures"
+    half = f" ± {figure(gate.half, 2)}" if math.isfinite(gate.half) else ""
+    return (
+        f"mean {said(gate.mean, '')}{half}{f' {unit}' if unit else ''} over {counted(len(scores), 'picture')}"
+    )
 
 
 def _counted(scores: Mapping[str, Stored], limit: Limit) -> tuple[Status, str]:

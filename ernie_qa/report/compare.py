@@ -11,6 +11,7 @@ from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.report.wrap import table, wrapped
 from ernie_qa.rungs import activation, cost, package, rungs
+from ernie_qa.wording import counted, figure
 
 if TYPE_CHECKING:
     from ernie_qa.record import Record
@@ -96,7 +97,7 @@ def lines(comparison: Comparison, width: int = 80) -> Iterator[str]:
     if same := sum(row.verdict == "same" for row in comparison.rows):
         yield ""
         more = "more " if shown else ""
-        yield f"{same} {more}figure is the same" if same == 1 else f"{same} {more}figures are the same"
+        yield f"{counted(same, f'{more}figure is', f'{more}figures are')} the same"
     yield ""
     yield pictures_line(comparison)
 
@@ -171,4 +172,4 @@ def _row(
 
 
 def _said(value: float, unit: str) -> str:
-    return f"{value / MB:,.2f} MB" if unit == "B" else f"{value:.4g} {unit}".rstrip()
+    return f"{value / MB:,.2f} MB" if unit == "B" else f"{figure(value)} {unit}".rstrip()

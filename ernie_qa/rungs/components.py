@@ -19,6 +19,7 @@ from ernie_qa.quantizers.layers import listed
 from ernie_qa.recipe import QUANTIZABLE
 from ernie_qa.rungs.cost import written
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import counted, figure
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
@@ -252,7 +253,9 @@ def _vae(figures: Mapping[str, Any], limit: Limit | None) -> Check:
     value, apart = found[case]["l2"], found[case]["max_abs"]
     within = value is not None and value <= bound
     if all(one["identical"] for one in found.values()):
-        message = f"vae: of BF16's latents it makes what BF16's makes, to the bit, in {len(found)} cases"
+        message = (
+            f"vae: of BF16's latents it makes what BF16's makes, to the bit, in {counted(len(found), 'case')}"
+        )
     else:
         message = f"vae: what it makes of BF16's latents differs by {_said(value)} relative, {_said(apart)} "
         message += f"in a value of -1 to 1 at most, in {case}; at most {bound:g} relative ({source})"
@@ -321,7 +324,7 @@ def _culprits(figures: Figures, component: str, recipe: str) -> str:
 
 
 def _said(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
+    return "not finite" if value is None else figure(value)
 
 
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:

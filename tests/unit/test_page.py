@@ -26,6 +26,7 @@ from ernie_qa.report.page.triplets import DIRECTORY, difference_map
 from ernie_qa.report.shown import Shown, from_disk, of_session
 from ernie_qa.report.written import write_report
 from ernie_qa.verdict import Check, Status, Verdict
+from ernie_qa.wording import figure
 
 Observed = tuple[Recipe, dict[str, Record]]
 ROUNDS = {0.0131: 0.015, 0.04: 0.04, 1.0: 1.0, 7.0: 8.0, 523.0: 600.0, 1e-9: 1e-9}
@@ -94,9 +95,9 @@ def test_every_figure_of_the_page_is_the_records(run: Path) -> None:
     record = load_record(run / "bad")
     page = (run / "index.html").read_text(encoding="utf-8")
     for scores in (one["scores"] for one in record.figures["images"]["cases"].values()):
-        assert f"<span>LPIPS {scores['lpips']:.4g}</span>" in page
+        assert f"<span>LPIPS {figure(scores['lpips'])}</span>" in page
     for line in record.figures["components"]["transformer"]["curve"].values():
-        assert all(f'<td class="number">{step["l2"]:.4g}</td>' in page for step in line)
+        assert all(f'<td class="number">{figure(step["l2"])}</td>' in page for step in line)
     verdict = next(
         one for one in json.loads((run / "verdict.json").read_text())["verdicts"] if one["recipe"] == "bad"
     )
