@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from ernie_qa.report.page.ladder import Said, headline, ladder, overview
@@ -110,7 +111,7 @@ def _lines(shown: Sequence[Shown], amount: str) -> Iterator[str]:
 
 
 def _message(said: Said) -> str:
-    message = said.message if len(said.message) <= LONGEST else said.message[: LONGEST - 1] + "…"
+    message = shorten(said.message, LONGEST, placeholder=" …", break_on_hyphens=False)
     more = f" and {len(said.labels) - 1} more" if len(said.labels) > 1 else ""
     return f"- {WORDS[said.status]} {escaped(said.labels[0])}{more}: {escaped(message)}"
 

@@ -77,6 +77,20 @@ def test_a_page_of_four_recipes_that_fail_everywhere_is_bounded(session: Session
     assert "0 a long message" in page
 
 
+def test_a_rung_that_decides_nothing_says_one_thing(session: Session, tmp_path: Path) -> None:
+    checks = (
+        Check("images.lpips_mean", "images", Status.PASS, "LPIPS"),
+        Check("text.lines_lost_mean", "text", Status.PASS, "words", required=False),
+    )
+    shown = [replace(of_session(session)[0], verdict=Verdict("ok", checks))]
+    page = write_page(tmp_path / "page", shown).read_text(encoding="utf-8")
+    (summary,) = re.findall(r'<span class="rung">text</span>(.*?)</summary>', page)
+    words = " ".join(re.sub("<[^>]+>", " ", summary).split())
+    assert words.startswith("(pass) ")
+    assert words.endswith(" 1 check, decides nothing")
+    assert "not applicable" not in words
+
+
 def test_a_prompt_of_html_is_text_on_the_page(tiny_model: Path, small_suite: Path, tmp_path: Path) -> None:
     suite = tmp_path / "hostile.toml"
     hostile = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>"
