@@ -52,6 +52,12 @@ def test_every_supported_release_saved_one() -> None:
         assert min(map(Version, versions)) <= lowest
 
 
+def test_none_says_where_it_was_made(place: Path) -> None:
+    files = list(place.rglob("*.json"))
+    assert len(files) > 10
+    assert [file for file in files if "_name_or_path" in file.read_text(encoding="utf-8")] == []
+
+
 @pytest.mark.parametrize(("recipe", "saved"), SAVED)
 def test_it_passes_and_draws_what_quantizing_anew_draws(
     place: Path, small_suite: Path, fresh: dict[str, Outcome], recipe: str, saved: str

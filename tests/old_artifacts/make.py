@@ -65,7 +65,11 @@ def save_quantized(base: Path, recipe: str, requirement: str, directory: Path) -
             env={**os.environ, "PYTHONPATH": os.pathsep.join([overlay, str(ROOT)])},
             check=True,
         )
-    for file in directory.glob("*/config.json"):
+
+
+def strip_paths(directory: Path) -> None:
+    """Take out what diffusers and transformers note of where the model was loaded from."""
+    for file in (directory / "model_index.json", *directory.glob("*/config.json")):
         config = json.loads(file.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:
             file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -94,6 +98,7 @@ def main() -> None:
                 if not directory.exists():
                     save_quantized(place / "base", recipe, f"{package}=={version}", directory)
                     print(directory.name, flush=True)
+                strip_paths(directory)
         with tarfile.open(ARCHIVE, "w:xz", preset=9) as archive:
             # by component, so that equal weights lie near each other
             for file in sorted(place.rglob("*"), key=lambda one: (one.relative_to(place).parts[1:], one)):
