@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ernie_qa.baseline.accepted import DRIFT, short
 from ernie_qa.rungs import BASELINE, rungs
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import figure
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.noise import Floor, Noise
@@ -92,7 +93,9 @@ def _floored(
     if not accepted:
         return replace(beside, status=Status.NOT_COMPARABLE, message=_told(value, floor))
     if check.status is Status.FAIL:
-        said = f"within the noise floor, {floor.value:.4g}, which BF16 itself reaches under {floor.change}"
+        said = (
+            f"within the noise floor, {figure(floor.value)}, which BF16 itself reaches under {floor.change}"
+        )
         return replace(check, status=Status.PASS, message=f"{check.message}; {said}")
     return check
 
@@ -103,9 +106,9 @@ def _below(limit: float, other: float, bound: str) -> bool:
 
 def _told(limit: float, floor: Floor) -> str:
     return (
-        f"the limit {limit:.4g} is within the noise floor, {floor.value:.4g}, which BF16 itself reaches "
-        f"under {floor.change}: set it beyond the floor, or mend what makes that change matter and calibrate "
-        "again"
+        f"the limit {figure(limit)} is within the noise floor, {figure(floor.value)}, which BF16 "
+        f"itself reaches under {floor.change}: set it beyond the floor, or mend what makes that change "
+        "matter and calibrate again"
     )
 
 

@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ernie_qa.baseline.accepted import is_drift
+from ernie_qa.fidelity.advice import seeds
 from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.paired import paired
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.rungs import BASELINE, images, rungs
 from ernie_qa.suite import more_seeds
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import figure as spelt
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.accepted import Accepted, Figure, Tracked
@@ -75,7 +77,7 @@ def _unlike(record: Record, accepted: Accepted) -> str | None:
     if record.fingerprint.machine != accepted.machine:
         return f"the record is of {record.fingerprint.machine}, what was accepted is of {accepted.machine}"
     if more := more_seeds(accepted.suite.hash, record.suite.hash):
-        return f"figures were accepted with more seeds a case ({more} more): draw as many, --ernie-seeds"
+        return f"figures were accepted with more seeds a case ({more} more): draw as many, {seeds('N')}"
     for kind, ours, theirs in (
         ("model", record.model, accepted.model),
         ("suite", record.suite, accepted.suite),
@@ -169,7 +171,7 @@ def _of_pairs(pairs: Regression, kept: bool, record: Record, accepted: Accepted)
         return Status.FAIL, "; beyond what was accepted, and on the same build and machine pictures repeat"
     return (
         Status.NOT_COMPARABLE,
-        "; beyond what was accepted, and chance is not ruled out: accept and observe more, --ernie-seeds",
+        f"; beyond what was accepted, and chance is not ruled out: accept and observe more, {seeds('N')}",
     )
 
 
@@ -196,5 +198,5 @@ def _named(name: str, status: Status, message: str, **figures: object) -> Check:
 
 
 def _said(value: float, figure: Figure) -> str:
-    number = f"{value:,.0f}" if figure.unit in ("B", "layers") else f"{value:.4g}"
+    number = f"{value:,.0f}" if figure.unit in ("B", "layers") else spelt(value)
     return f"{number} {figure.unit}".rstrip()

@@ -13,6 +13,7 @@ from ernie_qa.capsules.container import PUBLISHED, kind_of
 from ernie_qa.capsules.sameness import Finding, judged, lacking
 from ernie_qa.capsules.trimming import middle
 from ernie_qa.quantizers.layers import listed
+from ernie_qa.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,8 @@ def _same_layers(component: str, tape: Tape, made: Tape) -> Iterator[Finding]:
     said = [text for _, _, text in faults]
     if said:
         said[0] = f"{len(said)} of {count} layers give something else: {said[0]}"
-    passed = f"{count} layers give what the published ones give: {largest:.2g} apart at most"
+    passed = f"{counted(count, 'layer gives', 'layers give')} what the published ones give: "
+    passed += f"{largest:.2g} apart at most"
     yield judged(
         component,
         "layers",

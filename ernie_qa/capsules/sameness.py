@@ -11,6 +11,7 @@ from ernie_qa.capsules.capsule import Capsule, Part
 from ernie_qa.quantizers import find_quantizer
 from ernie_qa.quantizers.layers import listed
 from ernie_qa.verdict import Status
+from ernie_qa.wording import counted
 
 if TYPE_CHECKING:
     from ernie_qa.fingerprint import Fingerprint
@@ -91,7 +92,7 @@ def _same_states(name: str, mine: Part, theirs: Part, same_release: bool) -> Ite
             faults[layer] = f"{layer} ({'; '.join(wrong)})"
     if theirs.states or mine.states:
         count = sum(bool(state.get("quantized")) for state in theirs.states.values())
-        passed = f"{count} layers quantized as published"
+        passed = f"{counted(count, 'layer')} quantized as published"
         yield judged(name, "states", list(faults.values()), passed, layers=tuple(faults))
 
 

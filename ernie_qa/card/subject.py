@@ -117,7 +117,7 @@ def _none(found: Sequence[Shown], runtime: Runtime, artifact: Path) -> str:
     elif same:
         what = f"the record of {runtime.recipe} was taken of other files"
     else:
-        labels = ", ".join(one.label for one in found)
+        labels = ", ".join(one.label for one in found) or "none"
         what = f"no record of it: found {labels}"
     return (
         f"{artifact}: {what}; gate it with --artifact {runtime.recipe}={artifact} --report DIR, and name DIR"

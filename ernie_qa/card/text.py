@@ -20,6 +20,7 @@ from ernie_qa.report.summary import WORDS
 from ernie_qa.report.terminal import WORDS as SHORT
 from ernie_qa.rungs import images, text
 from ernie_qa.verdict import Status
+from ernie_qa.wording import counted
 
 if TYPE_CHECKING:
     from ernie_qa.card.pictures import Pair
@@ -72,6 +73,7 @@ def _about(
     found = ladder(subject.shown.verdict, 8 * MESSAGES)
     decisive = [said for said in found.said if said.required]
     return {
+        "counted": counted,
         "subject": subject,
         "title": f"{subject.runtime.base.rpartition('/')[2]} {subject.runtime.recipe}",
         "base": base_model or subject.runtime.base,

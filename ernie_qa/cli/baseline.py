@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ernie_qa.cli.exit_codes import OK
 from ernie_qa.errors import BaselineError
 from ernie_qa.toml_input import one_line
+from ernie_qa.wording import counted
 
 if TYPE_CHECKING:
     from ernie_qa.acceptance import Proposal
@@ -179,8 +180,8 @@ def _verify(options: argparse.Namespace) -> int:
         pictures = len(baseline.pictures.pictures) if baseline.pictures else 0
         figures = sum(len(one.figures) for one in baseline.accepted.values())
         print(
-            f"{baseline.path}: {len(baseline.accepted)} recipes, {figures} figures, {pictures} pictures, "
-            f"all as accepted"
+            f"{baseline.path}: {counted(len(baseline.accepted), 'recipe')}, "
+            f"{counted(figures, 'figure')}, {counted(pictures, 'picture')}, all as accepted"
         )
     if not found:
         print(f"{options.baselines}: nothing is accepted yet")
@@ -219,7 +220,7 @@ def _bundles(options: argparse.Namespace) -> list[Bundle]:
             here = (
                 f"{len(found)} are here, of several machines: {names}"
                 if found
-                else "none is here yet, --ernie-update leaves one"
+                else "none is here yet: a gate with --update (pytest: --ernie-update) leaves one"
             )
             raise BaselineError(f"{options.baselines / CANDIDATES}: name the bundle to take; {here}")
         paths = found[-1:]

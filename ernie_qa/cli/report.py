@@ -98,6 +98,7 @@ def _compare(options: argparse.Namespace) -> int:
     from ernie_qa.record import load_record
     from ernie_qa.report.compare import compare, lines
     from ernie_qa.report.files import check_directory
+    from ernie_qa.report.labels import labels
     from ernie_qa.report.shown import from_disk, laid_out
     from ernie_qa.report.summary import append_summary, markdown_of
     from ernie_qa.report.written import write_page_alone
@@ -105,9 +106,9 @@ def _compare(options: argparse.Namespace) -> int:
     _check_pictures(options.pictures)
     if options.output:
         check_directory(options.output)
-    records = [laid_out(load_record(one)) for one in (options.a, options.b)]
-    suite = _suite(options.suite, records)
-    comparison = compare(*records)
+    a, b = (laid_out(load_record(one)) for one in (options.a, options.b))
+    suite = _suite(options.suite, [a, b])
+    comparison = compare(a, b, labels([a.recipe.name, b.recipe.name], [options.a, options.b]))
     for line in lines(comparison, shutil.get_terminal_size().columns):
         print(line)
     append_summary(markdown_of(comparison))

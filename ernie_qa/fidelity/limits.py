@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.fidelity.advice import KEPT, explain, seeds
 from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.fidelity.statistics import Decision, limit_gate, pictures_over, seeds_needed
+from ernie_qa.recipe import REFERENCE
 from ernie_qa.suite import MAX_SEEDS, is_own
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import counted, figure
 
 if TYPE_CHECKING:
     from ernie_qa.fidelity.metrics import Metric
@@ -32,8 +35,9 @@ def worst_of(metric: Metric) -> str:
     return "max" if metric.BETTER == "lower" else "min"
 
 
-def limit_check(rung: str, name: str, limit: Limit, figures: Mapping[str, Any]) -> Check:
-    """The check `name`, as images.lpips_mean, of the rung's `figures`: a mean, or the worst picture's score.
+def limit_check(rung: str, name: str, limit: Limit, figures: Mapping[str, Any], recipe: str) -> Check:
+    """The check `name`, as images.lpips_mean, of the rung's `figures` of `recipe`: a mean, or the worst
+    picture's score.
 
     A mean of a limit that is about pictures passes, fails, or is not comparable: undecided by these.
     """
@@ -65,8 +69,8 @@ def limit_check(rung: str, name: str, limit: Limit, figures: Mapping[str, Any]) 
     )
     if status is Status.FAIL:
         message += (
-            f": compare pictures/{worst}.png with the reference's; "
-            "`ernie-qa explain` names the layers that are off"
+            f": {KEPT}, compare {recipe}/pictures/{worst}.png with {REFERENCE}'s; {explain(recipe)} names "
+            "the layers that are off"
         )
     elif status is Status.NOT_COMPARABLE:
         message = told
@@ -90,7 +94,9 @@ def number(stored: Stored) -> float:
 
 def said(value: Stored | None, unit: str) -> str:
     """A score with its unit."""
-    return IDENTICAL if value == IDENTICAL else f"{value:.4g} {unit}".rstrip()
+    if value is None or isinstance(value, str):
+        return str(value)
+    return f"{figure(value)} {unit}".rstrip()
 
 
 def _sampled(scores: list[float], limit: Limit, cases: int, unit: str) -> tuple[Status, float | None, str]:
@@ -106,13 +112,13 @@ def _sampled(scores: list[float], limit: Limit, cases: int, unit: str) -> tuple[
         return _STATUS[decision], bound, f"; {_interval(scores, unit)}"
     told = f"undecided: {_interval(scores, unit)} against {said(bound, unit)}: "
     more = seeds_needed(values, signed)
-    seeds = 2 if more is None else math.ceil((len(scores) + more) / cases)
+    needed = 2 if more is None else math.ceil((len(scores) + more) / cases)
     if len(scores) < 2:
-        told += "one picture tells nothing of others; --ernie-seeds 2"
-    elif more is None or seeds > MAX_SEEDS:
+        told += f"one picture tells nothing of others; {seeds(2)}"
+    elif more is None or needed > MAX_SEEDS:
         told += f"{MAX_SEEDS} seeds a case would not decide it: the mean is at the limit"
     else:
-        told += f"about {more} more pictures would decide; --ernie-seeds {seeds}"
+        told += f"about {counted(more, 'more picture')} would decide; {seeds(needed)}"
     return Status.NOT_COMPARABLE, bound, told
 
 
@@ -120,8 +126,10 @@ def _interval(scores: list[float], unit: str) -> str:
     """ "mean 0.0049 ± 0.0008 over 30 pictures": the interval that the limit gate goes by."""
     # of no bound: neither the mean nor its half hangs on it
     gate = limit_gate(scores, math.inf)
-    half = f" ± {gate.half:.2g}" if math.isfinite(gate.half) else ""
-    return f"mean {said(gate.mean, '')}{half}{f' {unit}' if unit else ''} over {len(scores)} pictures"
+    half = f" ± {figure(gate.half, 2)}" if math.isfinite(gate.half) else ""
+    return (
+        f"mean {said(gate.mean, '')}{half}{f' {unit}' if unit else ''} over {counted(len(scores), 'picture')}"
+    )
 
 
 def _counted(scores: Mapping[str, Stored], limit: Limit) -> tuple[Status, str]:

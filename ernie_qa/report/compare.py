@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.report.wrap import table, wrapped
 from ernie_qa.rungs import activation, cost, package, rungs
+from ernie_qa.wording import counted, figure
 
 if TYPE_CHECKING:
     from ernie_qa.record import Record
@@ -54,11 +55,10 @@ class Comparison:
         return any(row.verdict not in ("not comparable", "missing") for row in self.rows)
 
 
-def compare(a: Record, b: Record) -> Comparison:
-    """Compare `b` with `a`. Figures of another model or suite are shown, and never compared."""
-    names = (a.recipe.name, b.recipe.name)
-    if names[0] == names[1]:
-        names = (f"{names[0]} ({a.hash[:8]})", f"{names[1]} ({b.hash[:8]})")
+def compare(a: Record, b: Record, names: Sequence[str] = ()) -> Comparison:
+    """Compare `b` with `a`, under `names` or else their recipes'. Figures of another model or suite are
+    shown, and never compared."""
+    first, second = names or (a.recipe.name, b.recipe.name)
     reasons = tuple(
         f"another {what}: {one.name} ({one.hash[:12]}) and {other.name} ({other.hash[:12]})"
         for what, one, other in (("model", a.model, b.model), ("suite", a.suite, b.suite))
@@ -68,7 +68,7 @@ def compare(a: Record, b: Record) -> Comparison:
     notes = [] if alike else [f"made differently: {'; '.join(differences(a.fingerprint, b.fingerprint)[:4])}"]
     notes += [
         f"{name} ended at {record.ended.rung}, before a picture was drawn: {record.ended.check}"
-        for name, record in zip(names, (a, b), strict=True)
+        for name, record in zip((first, second), (a, b), strict=True)
         if record.ended
     ]
     left, right = _figures(a), _figures(b)
@@ -79,7 +79,7 @@ def compare(a: Record, b: Record) -> Comparison:
     theirs = {picture.case: picture.sha256 for picture in a.pictures}
     both = [picture for picture in b.pictures if picture.case in theirs] if not reasons else []
     same = sum(theirs[picture.case] == picture.sha256 for picture in both)
-    return Comparison(a, b, names, reasons, tuple(notes), rows, same, len(both))
+    return Comparison(a, b, (first, second), reasons, tuple(notes), rows, same, len(both))
 
 
 def lines(comparison: Comparison, width: int = 80) -> Iterator[str]:
@@ -93,11 +93,11 @@ def lines(comparison: Comparison, width: int = 80) -> Iterator[str]:
         yield from wrapped(note, width, "", "  ")
     shown = [(row.name, row.a, row.b, row.change) for row in comparison.rows if row.verdict != "same"]
     if shown:
-        yield from table(("figure", "A", "B", ""), shown)
+        yield from table(("figure", "A", "B", "B is"), shown)
     if same := sum(row.verdict == "same" for row in comparison.rows):
         yield ""
         more = "more " if shown else ""
-        yield f"{same} {more}figure is the same" if same == 1 else f"{same} {more}figures are the same"
+        yield f"{counted(same, f'{more}figure is', f'{more}figures are')} the same"
     yield ""
     yield pictures_line(comparison)
 
@@ -172,4 +172,4 @@ def _row(
 
 
 def _said(value: float, unit: str) -> str:
-    return f"{value / MB:,.2f} MB" if unit == "B" else f"{value:.4g} {unit}".rstrip()
+    return f"{value / MB:,.2f} MB" if unit == "B" else f"{figure(value)} {unit}".rstrip()

@@ -11,6 +11,7 @@ from ernie_qa.fidelity.text.score import marked
 from ernie_qa.report.components import parts
 from ernie_qa.report.wrap import table
 from ernie_qa.rungs import activation, components, cost, images, package, text
+from ernie_qa.wording import counted, figure
 
 if TYPE_CHECKING:
     from ernie_qa.record import Record
@@ -45,15 +46,32 @@ def record_lines(record: Record) -> Iterator[str]:
 def outline(values: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
     """Figures three levels deep, and lists of anything but text counted: record.json has it all."""
     for key, value in values.items():
-        if isinstance(value, Mapping) and len(indent) < 6:
+        if isinstance(value, Mapping) and value and len(indent) < 6:
             yield f"{indent}{key}"
             yield from outline(value, indent + "  ")
-        elif isinstance(value, Mapping | tuple) and not all(isinstance(item, str) for item in value):
-            yield f"{indent}{key}: {len(value)} entries"
-        elif isinstance(value, tuple):
-            yield f"{indent}{key}: {', '.join(value) or 'none'}"
         else:
-            yield f"{indent}{key}: {value}"
+            yield f"{indent}{key}: {_plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    """One value of a record in words."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case Mapping():
+            # what is in it once more, in brackets
+            found = (
+                f"{key} ({_plain(item)})" if isinstance(item, Mapping) else f"{key} {_plain(item)}"
+                for key, item in value.items()
+            )
+            return ", ".join(found) or "none"
+        case tuple() | list():
+            if all(isinstance(item, str) for item in value):
+                return ", ".join(value) or "none"
+            return counted(len(value), "entry", "entries")
+    return str(value)
 
 
 def _component(name: str, held: Mapping[str, Any], ran: Mapping[str, Any]) -> tuple[str, ...]:
@@ -91,7 +109,7 @@ def _pictures(figures: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
 
 
 def _score(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value or "-")
+    return figure(value) if isinstance(value, int | float) else str(value or "-")
 
 
 def _words(case: Mapping[str, Any] | None) -> str:

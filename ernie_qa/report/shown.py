@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +16,7 @@ from ernie_qa.judge import judge
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.record import MAX_JSON_BYTES, Record, load_record
 from ernie_qa.report.files import DOCUMENT, SCHEMA
+from ernie_qa.report.labels import labels
 from ernie_qa.rungs import Evidence, rungs
 from ernie_qa.toml_input import Table, one_line, read_json
 from ernie_qa.verdict import Check, Status, Verdict, WaiverUse, worst
@@ -34,7 +34,8 @@ BY_BASELINES = "judged for this page by the recipe's limits and what {} holds"
 class Shown:
     """One record, what it amounts to, and the record it was measured against, if that is at hand.
 
-    `label` is the recipe's name, with the record's hash where several have that name; `judged` says by whom.
+    `label` is the recipe's name, with the record's directory where several have that name; `judged` says by
+    whom.
     """
 
     label: str
@@ -87,31 +88,32 @@ def from_disk(
     stored: dict[str, Verdict] = {}
     wanted: dict[str, Record] = {}
     near: dict[str, Record] = {}
+    lie: dict[str, Path] = {}
     for place in places:
         found = _records(place)
         whole = found[0].parent
-        judged = _verdicts(whole / DOCUMENT) if (whole / DOCUMENT).is_file() else {}
+        of_a_run = (whole / DOCUMENT).is_file()
+        judged = _verdicts(whole / DOCUMENT) if of_a_run else {}
         if baselines is None:
             stored |= judged
         for path in found:
             record = laid_out(load_record(path))
             # drawn as the reference alone, as the run's own page has it
-            unasked = record.recipe.name == REFERENCE and judged and record.hash not in judged
+            unasked = record.recipe.name == REFERENCE and of_a_run and record.hash not in judged
             (near if unasked and path != place else wanted)[record.hash] = record
+            lie.setdefault(record.hash, path)
         if (whole / REFERENCE / "record.json").is_file() and whole / REFERENCE not in found:
             reference = laid_out(load_record(whole / REFERENCE))
             near[reference.hash] = reference
-    names = Counter(record.recipe.name for record in wanted.values())
+    called = labels([one.recipe.name for one in wanted.values()], [lie[hashed] for hashed in wanted])
     at_hand = near | wanted
     shown = []
-    for hashed, record in wanted.items():
+    for label, (hashed, record) in zip(called, wanted.items(), strict=True):
         own = at_hand.get(record.reference or "")
         verdict, by = stored.get(hashed), BY_THE_GATE
         if verdict is None:
             verdict = _again(record, own, given, baselines)
             by = BY_BASELINES.format(baselines) if baselines else AGAIN
-        name = record.recipe.name
-        label = name if names[name] == 1 else f"{name} ({hashed[:8]})"
         shown.append(Shown(label, record, verdict, own, by))
     return tuple(shown)
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from ernie_qa.report.page.ladder import Said, headline, ladder, overview
@@ -39,10 +40,10 @@ def markdown(shown: Sequence[Shown], broken: Sequence[str] = (), unfinished: Seq
 def markdown_of(comparison: Comparison) -> str:
     """Two records beside each other."""
     a, b = map(escaped, comparison.names)
-    told = [f"### ernie-qa: {b} beside {a}", ""]
+    told = [f"### ernie-qa: {a} beside {b}", ""]
     told += [f"- not comparable: {escaped(reason)}" for reason in comparison.reasons]
     told += [f"- {escaped(note)}" for note in comparison.notes]
-    told += ["", "| figure | A | B | |", "|---|---:|---:|---|"]
+    told += ["", f"| figure | A: {a} | B: {b} | B is |", "|---|---:|---:|---|"]
     told += [
         f"| {escaped(row.name)} | {escaped(row.a)} | {escaped(row.b)} | {escaped(row.change)} |"
         for row in comparison.rows
@@ -110,7 +111,7 @@ def _lines(shown: Sequence[Shown], amount: str) -> Iterator[str]:
 
 
 def _message(said: Said) -> str:
-    message = said.message if len(said.message) <= LONGEST else said.message[: LONGEST - 1] + "…"
+    message = shorten(said.message, LONGEST, placeholder=" …", break_on_hyphens=False)
     more = f" and {len(said.labels) - 1} more" if len(said.labels) > 1 else ""
     return f"- {WORDS[said.status]} {escaped(said.labels[0])}{more}: {escaped(message)}"
 

@@ -206,8 +206,8 @@ def _check_limits(limits: Mapping[str, Limit], place: str) -> None:
     for name, limit in limits.items():
         if name not in known:
             raise RecipeError(
-                f"{place}: no rung judges {name!r}; "
-                f"allowed are {', '.join(sorted(known))}{did_you_mean(name, known)}"
+                f"{place}: no rung judges {name!r}{did_you_mean(name, known) or ';'} "
+                f"allowed are {', '.join(sorted(known))}"
             )
         if limit.about == "suite" and not name.startswith("images."):
             raise RecipeError(f'{place}.{name}: about = "suite" is for limits on images; leave it out')

@@ -26,6 +26,7 @@ from ernie_qa.quantizers.layers import (
     weight_faults,
 )
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import counted
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
@@ -148,7 +149,10 @@ def _layers(component: str, states: Sequence[LayerState]) -> Check:
     if not count:
         fault = f"no layer is quantized ({listed(plain)}): look at how it was loaded"
     elif plain:
-        fault = f"{len(plain)} layers ought to be quantized and are not: {listed(plain)}: "
+        ought = counted(
+            len(plain), "layer ought to be quantized and is", "layers ought to be quantized and are"
+        )
+        fault = f"{ought} not: {listed(plain)}: "
         fault += "look for code that dequantized or replaced them"
     elif wrong:
         fault = (
@@ -159,7 +163,10 @@ def _layers(component: str, states: Sequence[LayerState]) -> Check:
         fault = ""
     excluded = sum(bool(state.excluded) for state in states if not state.quantized)
     return _check(
-        "layers", component, fault, f"{count} layers set up as the recipe says, {excluded} left alone"
+        "layers",
+        component,
+        fault,
+        f"{counted(count, 'layer')} set up as the recipe says, {excluded} left alone",
     )
 
 
@@ -178,7 +185,7 @@ def _weights(component: str, states: Sequence[LayerState]) -> Check:
         "weights",
         component,
         fault,
-        f"{size} B in {len(quantized)} layers, types and sizes as the recipe says",
+        f"{size} B in {counted(len(quantized), 'layer')}, types and sizes as the recipe says",
     )
 
 

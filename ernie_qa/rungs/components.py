@@ -13,11 +13,13 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import Tracked
+from ernie_qa.fidelity.advice import KEPT, explain
 from ernie_qa.fidelity.extents import ranked
 from ernie_qa.quantizers.layers import listed
 from ernie_qa.recipe import QUANTIZABLE
 from ernie_qa.rungs.cost import written
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import counted, figure
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.pictures import Pictures
@@ -194,7 +196,7 @@ def judge(evidence: Evidence) -> Iterator[Check]:
     for name, what in MEASURES.items():
         limit = limits.get(f"{NAME}.{name}")
         if name in found:
-            yield _check(name, what, *found[name], limit, figures)
+            yield _check(name, what, *found[name], limit, figures, evidence.recipe.name)
         elif limit:
             message = f"{what.component}: nothing was measured of it: observe again, with bf16"
             yield Check(f"{NAME}.{name}", NAME, Status.NOT_COMPARABLE, message, component=what.component)
@@ -251,7 +253,9 @@ def _vae(figures: Mapping[str, Any], limit: Limit | None) -> Check:
     value, apart = found[case]["l2"], found[case]["max_abs"]
     within = value is not None and value <= bound
     if all(one["identical"] for one in found.values()):
-        message = f"vae: of BF16's latents it makes what BF16's makes, to the bit, in {len(found)} cases"
+        message = (
+            f"vae: of BF16's latents it makes what BF16's makes, to the bit, in {counted(len(found), 'case')}"
+        )
     else:
         message = f"vae: what it makes of BF16's latents differs by {_said(value)} relative, {_said(apart)} "
         message += f"in a value of -1 to 1 at most, in {case}; at most {bound:g} relative ({source})"
@@ -273,6 +277,7 @@ def _check(
     where: str,
     limit: Limit | None,
     figures: Figures,
+    recipe: str,
 ) -> Check:
     bound = None if limit is None else getattr(limit, what.bound)
     message = f"{what.component}: {what.title} {_said(value)} {what.unit}".rstrip()
@@ -287,7 +292,11 @@ def _check(
         if not within:
             # a layer's own check names it already
             own = what.key.startswith(_OF_A_LAYER)
-            message += ": `ernie-qa explain` ranks all layers" if own else _culprits(figures, what.component)
+            message += (
+                f": {KEPT}, {explain(recipe)} ranks all layers"
+                if own
+                else _culprits(figures, what.component, recipe)
+            )
     return Check(
         f"{NAME}.{name}",
         NAME,
@@ -301,7 +310,7 @@ def _check(
     )
 
 
-def _culprits(figures: Figures, component: str) -> str:
+def _culprits(figures: Figures, component: str, recipe: str) -> str:
     """The layers that are furthest off by themselves."""
     rows = ranked(figures, component)
     if not rows:
@@ -310,12 +319,12 @@ def _culprits(figures: Figures, component: str) -> str:
     worst = ", ".join(f"{row.name} ({_said(row.l2)})" for row in rows[:2])
     return (
         f": its layers that are furthest off by themselves are {worst}, and by their gain {off.name} "
-        f"({_said(off.off)} from 1): `ernie-qa explain` ranks them all"
+        f"({_said(off.off)} from 1): {KEPT}, {explain(recipe)} ranks them all"
     )
 
 
 def _said(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
+    return "not finite" if value is None else figure(value)
 
 
 def track(record: Record, pictures: Pictures | None) -> Iterator[Tracked]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import DRIFT, Tracked
 from ernie_qa.baseline.pictures import pictures_hash
+from ernie_qa.fidelity.advice import KEPT
 from ernie_qa.fidelity.limits import IDENTICAL, against, limit_check, number, said, worst_of
 from ernie_qa.fidelity.metrics import Metric, metrics
 from ernie_qa.picture import pixels_hash
@@ -167,7 +168,7 @@ def _checks(evidence: Evidence) -> Iterator[Check]:
         yield Check(f"{NAME}.defects", NAME, Status.NOT_COMPARABLE, message)
         return
     for case, figure in figures["cases"].items():
-        yield _defects_check(case, figure)
+        yield _defects_check(case, figure, recipe.name)
     gate = evidence.gate
     limits = {name: limit for name, limit in sorted(evidence.limits.items()) if name in LIMITS}
     deciding = [name for name in limits if gate and name not in gate.informational]
@@ -188,15 +189,15 @@ def _checks(evidence: Evidence) -> Iterator[Check]:
         if incomparable:
             yield Check(name, NAME, status, incomparable)
         else:
-            yield limit_check(NAME, name, limit, figures)
+            yield limit_check(NAME, name, limit, figures, recipe.name)
     if not incomparable:
         yield from _single_checks(figures, limits)
 
 
-def _defects_check(case: str, figure: Mapping[str, Any]) -> Check:
+def _defects_check(case: str, figure: Mapping[str, Any], recipe: str) -> Check:
     if figure["defects"]:
         message = f"{case}: {'; '.join(figure['defects'])}: "
-        message += f"look at pictures/{case}.png, then at the activation rung"
+        message += f"{KEPT}, look at {recipe}/pictures/{case}.png, then at the activation rung"
         return Check(f"{NAME}.defects", NAME, Status.FAIL, message, case=case)
     message = f"{case}: {figure['width']}x{figure['height']}, every value finite, not blank"
     return Check(f"{NAME}.defects", NAME, Status.PASS, message, case=case)

@@ -27,6 +27,7 @@ from ernie_qa.quantizers.layers import (
     weight_faults,
 )
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import counted
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -211,7 +212,8 @@ def _component_checks(
         return
     if quantizer is None:
         foreign = found["foreign"]
-        fault = f"recipe {recipe} leaves it alone and {len(foreign)} layers are not BF16: {listed(foreign)}"
+        fault = f"recipe {recipe} leaves it alone and "
+        fault += f"{counted(len(foreign), 'layer is', 'layers are')} not BF16: {listed(foreign)}"
         yield _check("layers", component, fault if foreign else "", f"not quantized: {_memory(found)}")
         return
     if found["probe"] is not None:
@@ -233,22 +235,27 @@ def _layers_check(component: str, states: Sequence[LayerState]) -> Check:
     if not count:
         fault = f"no layer is quantized ({listed(plain)}): look at how it was loaded"
     elif plain:
-        fault = f"{len(plain)} layers ought to be quantized and are not: {listed(plain)}"
+        ought = counted(
+            len(plain), "layer ought to be quantized and is", "layers ought to be quantized and are"
+        )
+        fault = f"{ought} not: {listed(plain)}"
     elif extra:
-        fault = f"{len(extra)} layers are quantized and ought not to be: {listed(extra)}"
+        are = counted(len(extra), "layer is", "layers are")
+        fault = f"{are} quantized and ought not to be: {listed(extra)}"
     elif wrong:
         fault = f"{len(wrong)} of {count} layers hold something else than the recipe says: {listed(wrong)}"
     else:
         fault = ""
     kinds = Counter(f"{state.bits}-bit" for state in states if state.quantized)
-    said = ", ".join(f"{number} layers {kind}" for kind, number in sorted(kinds.items()))
+    said = ", ".join(f"{counted(number, 'layer')} {kind}" for kind, number in sorted(kinds.items()))
     excluded = sum(bool(state.excluded) for state in states if not state.quantized)
     return _check("layers", component, fault, f"{said}; {excluded} left alone")
 
 
 def _bytes_check(component: str, states: Sequence[LayerState], found: Mapping[str, Any]) -> Check:
     wrong = byte_faults(states)
-    fault = f"{len(wrong)} layers are not as large as their bits say: {listed(wrong)}" if wrong else ""
+    are = counted(len(wrong), "layer is not as large as its", "layers are not as large as their")
+    fault = f"{are} bits say: {listed(wrong)}" if wrong else ""
     quantized = [state for state in states if state.quantized]
     weights, sides = sum(state.bytes for state in quantized), sum(state.side_bytes for state in quantized)
     check = _check(
@@ -276,14 +283,14 @@ def _weights_check(component: str, found: Mapping[str, Any]) -> Check:
     """Each layer's weight has to be what its quantizer makes of the model's own, but for rounding."""
     if "why" in found or found["missing"]:
         missing = found.get("missing", [])
-        why = f"{len(missing)} weights are not in the model directory: {listed(missing)}"
+        are = counted(len(missing), "weight is", "weights are")
+        why = f"{are} not in the model directory: {listed(missing)}"
         message = f"{component}: {found.get('why', why)}"
         return Check(f"{NAME}.weights", NAME, Status.NOT_COMPARABLE, message, component=component)
     wrong = sorted(misfits(found["layers"]), reverse=True)
-    are = "layer is" if len(wrong) == 1 else "layers are"
-    fault = f"{len(wrong)} {are} not what quantizing the model makes: "
+    fault = f"{counted(len(wrong), 'layer is', 'layers are')} not what quantizing the model makes: "
     fault += listed([f"{name} ({said})" for _, name, said in wrong])
-    passed = f"{found['same']} layers are to the bit what quantizing the model makes"
+    passed = f"{counted(found['same'], 'layer is', 'layers are')} to the bit what quantizing the model makes"
     if found["layers"]:
         passed += f", {len(found['layers'])} but for rounding"
     if found["other"]:

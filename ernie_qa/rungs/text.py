@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ernie_qa.errors import UnavailableError
 from ernie_qa.fidelity.text.score import marked
 from ernie_qa.verdict import Check, Status
+from ernie_qa.wording import figure
 
 if TYPE_CHECKING:
     from ernie_qa.baseline.accepted import Tracked
@@ -254,8 +255,9 @@ def _limit_check(
     within = value <= limit.max
     provisional = ", provisional" if limit.provisional else ""
     message = (
-        f"{_MEASURES[key]}, {statistic} {value:.4g}, at most {limit.max:g} ({limit.source}{provisional}); "
-        f"worst is {worst} with {values[worst]:.4g}; {len(values)} of {len(cases)} pictures gradable"
+        f"{_MEASURES[key]}, {statistic} {figure(value)}, at most {limit.max:g} "
+        f"({limit.source}{provisional}); worst is {worst} with {figure(values[worst])}; "
+        f"{len(values)} of {len(cases)} pictures gradable"
     )
     if not within:
         wrong = _misread(cases[worst], bf16[worst])

@@ -1,10 +1,13 @@
 """The page as a reader meets it: opened from disk, narrow and wide, light and dark, by keyboard alone."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 Opened = Callable[..., Any]
 WIDE, NARROW = (1280, 900), (360, 740)
@@ -69,6 +72,29 @@ def test_nothing_reaches_beyond_the_window(opened: Opened, size: tuple[int, int]
     page = opened(size)
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+
+
+def test_a_table_that_goes_on_beyond_its_frame_shows_it(opened: Opened) -> None:
+    def shades(table: Any) -> list[int]:
+        """The brightness of the frame's left edge, its middle and its right edge."""
+        with Image.open(io.BytesIO(table.screenshot())) as image:
+            light = np.asarray(image.convert("L"))
+        return [int(np.median(light[:, at])) for at in (2, light.shape[1] // 2, -3)]
+
+    fits = opened(WIDE).locator(".scroll").first
+    assert len(set(shades(fits))) == 1
+    cut = opened((240, 600)).locator(".scroll").first
+    left, middle, right = shades(cut)
+    assert right < middle == left
+    cut.evaluate("one => one.scrollTo(one.scrollWidth, 0)")
+    left, middle, right = shades(cut)
+    assert left < middle == right
+
+
+def test_what_the_rungs_ended_as_stands_in_line(opened: Opened) -> None:
+    badges = opened().locator(".arm").last.locator(".ladder > li summary .badge")
+    assert badges.count() > 3
+    assert len({badges.nth(at).bounding_box()["x"] for at in range(badges.count())}) == 1
 
 
 def test_dark_and_light_are_readable(opened: Opened) -> None:

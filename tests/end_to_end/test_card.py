@@ -15,6 +15,7 @@ from ernie_qa.card.usage import DEVICE
 from ernie_qa.cli import main
 from ernie_qa.record import Record, load_record
 from ernie_qa.suite import find_suite
+from ernie_qa.wording import figure
 from tests.cards import code, tables
 
 RECIPES = {"sdnq-uint4-static": "sdnq", "bnb-nf4": "bitsandbytes"}
@@ -74,12 +75,12 @@ def test_its_figures_are_the_records(place: Path, recipe: str) -> None:
     for row, case in zip(found["# Defects"], scores["cases"], strict=False):
         given = scores["cases"][case]["scores"]
         assert row[1] == f"`{case}`"
-        assert row[2:5] == [f"{given[name]:.4g}" for name in ("lpips", "psnr", "ssim")]
+        assert row[2:5] == [figure(given[name]) for name in ("lpips", "psnr", "ssim")]
         if case in words:
             read = words[case]["strings"]
             assert row[6] == f"{sum(one['found'] for one in read)} of {sum(one['words'] for one in read)}"
-    assert found["# Defects"][-2][2] == f"{scores['metrics']['lpips']['mean']:.4g}"
-    assert found["# Defects"][-1][2] == f"{scores['metrics']['lpips']['max']:.4g}"
+    assert found["# Defects"][-2][2] == figure(scores["metrics"]["lpips"]["mean"])
+    assert found["# Defects"][-1][2] == figure(scores["metrics"]["lpips"]["max"])
     assert [row[1:4] for row in found["# Focus"]] == [
         [f"`{case.id}`", f"{case.width}x{case.height}", str(case.seed)] for case in find_suite("mini").cases
     ]

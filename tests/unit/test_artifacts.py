@@ -235,7 +235,7 @@ def test_a_layer_that_the_recipe_excepts_must_not_be_quantized(
     recipe.write_text(EXCEPTING)
     checks = packaged(tiny_model, recipe, saved(QMM))
     assert failed(checks) == {f"{name}.layers" for name in QUANTIZABLE}
-    assert "1 layers are quantized and ought not to be: layers.0.mlp.up_proj (SDNQ skips up_proj)" in (
+    assert "1 layer is quantized and ought not to be: layers.0.mlp.up_proj (SDNQ skips up_proj)" in (
         checks["transformer.layers"].message
     )
 

@@ -9,6 +9,7 @@ from ernie_qa.frozen import thaw
 from ernie_qa.recipe import Recipe
 from ernie_qa.record import Identity, Record
 from ernie_qa.report.compare import Comparison, compare, lines
+from ernie_qa.report.labels import labels
 
 Observed = tuple[Recipe, dict[str, Record]]
 
@@ -113,6 +114,45 @@ def test_the_command_writes_a_page_of_the_two(
     assert "badge" not in page.partition("<h1>")[2].partition("</h1>")[0]
     assert page.count("<span>LPIPS against BF16: ") == 2
     assert not re.search(r"<span>LPIPS \d", page)
+
+
+def test_every_surface_names_a_first(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    record.save(tmp_path / "before" / "own")
+    with_lpips(record, 0.5).save(tmp_path / "after" / "own")
+    given = [str(tmp_path / name / "own") for name in ("before", "after")]
+    assert main(["compare", *given, "--output", str(tmp_path / "page")]) == 0
+    said = capsys.readouterr().out
+    a, b = f"{record.recipe.name} (before/own)", f"{record.recipe.name} (after/own)"
+    assert said.startswith(f"A: {a}\nB: {b}\n")
+    assert re.search(r"^figure +A +B +B is$", said, re.MULTILINE)
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert f"<h1>{a} beside {b}</h1>" in page
+    assert f'<a href="#arm-2">{b}</a>' in page
+    summary = (tmp_path / "summary").read_text(encoding="utf-8")
+    assert summary.startswith(f"### ernie-qa: {a} beside {b}\n")
+    assert f"| figure | A: {a} | B: {b} | B is |" in summary
+
+
+@pytest.mark.parametrize(
+    ("places", "ends"),
+    [
+        (["x/own", "x/other"], ["own", "other"]),
+        (["x/own", "y/own"], ["x/own", "y/own"]),
+        (["x/run/own", "y/run/own", "own"], ["x/run/own", "y/run/own", "tests/own"]),
+        (["x/own", "x/../x/own"], ["own", "own"]),
+        (["x/own/record.json", "y/own/record.json"], ["x/own", "y/own"]),
+    ],
+)
+def test_records_of_one_name_are_told_apart_by_the_end_of_their_place(
+    places: list[str], ends: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    names = ["own"] * len(places)
+    found = labels([*names, "alone"], [*map(Path, places), Path("z/alone")])
+    assert found == [*(f"own ({end})" for end in ends), "alone"]
 
 
 def test_beside_bf16_the_scores_are_of_the_pair(observed: Observed, tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ def test_a_limit_names_the_layer(
         if one.name == f"components.{name}"
     )
     assert check.status is (Status.FAIL if said else Status.PASS), check.message
+    assert ("`ernie-qa explain DIR/limited` ranks" in check.message) is bool(said)
     assert said in check.message
 
 

@@ -149,7 +149,9 @@ def test_a_limit_decides_the_verdict(record: Record, bf16: Record, recipe: Recip
 
 def test_a_limit_that_nothing_is_measured_for_is_refused(recipe: Recipe) -> None:
     check_limits(limited(limited(recipe, latency_ratio=0.9), H100, first_image_cold=60.0))
-    with pytest.raises(RecipeError, match=r'did you mean "cost\.latency"'):
+    with pytest.raises(
+        RecipeError, match=r"'cost\.latencies'; did you mean \"cost\.latency\"\? allowed are "
+    ):
         check_limits(limited(recipe, H100, latencies=1.0))
 
 

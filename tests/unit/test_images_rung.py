@@ -158,7 +158,7 @@ def test_a_broken_limit_fails_and_names_the_worst_picture(
     (name,) = limit
     check = judge(int8, bf16, gated(**limit))[f"images.{name}", None]
     assert check.status is Status.FAIL
-    assert "compare pictures/wide.png with the reference's" in check.message
+    assert f"compare {int8.recipe.name}/pictures/wide.png with bf16's; `ernie-qa explain D" in check.message
     assert "a test" in check.message
     assert check.measured is not None
     assert check.limit in (limit[name].max, limit[name].min)

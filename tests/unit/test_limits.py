@@ -25,7 +25,7 @@ def figures(metric: str, scores: list[Any], more: list[Any] | None = None) -> di
 
 def check(name: str, found: dict[str, Any], about: str = "pictures", **bounds: float) -> Check:
     limit = Limit(bounds.get("max"), bounds.get("min"), "a test", about=about)
-    return limit_check("images", f"images.{name}", limit, found)
+    return limit_check("images", f"images.{name}", limit, found, "own")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_an_undecided_mean_says_what_would_decide_it() -> None:
     found = check("lpips_mean", figures("lpips", TEN), max=0.0065)
     assert found.message == (
         "undecided: mean 0.0055 ± 0.0018 over 10 pictures against 0.0065: "
-        "about 17 more pictures would decide; --ernie-seeds 3"
+        "about 17 more pictures would decide; --seeds 3 (pytest: --ernie-seeds=3)"
     )
     # as many more, if they are like these, and it is decided
     again = check("lpips_mean", figures("lpips", TEN, TEN * 2), max=0.0065)
@@ -60,7 +60,7 @@ def test_an_undecided_mean_says_what_would_decide_it() -> None:
 def test_one_picture_and_a_mean_at_the_limit() -> None:
     alone = check("lpips_mean", figures("lpips", [0.1]), max=0.2)
     assert alone.status is Status.NOT_COMPARABLE
-    assert alone.message.endswith("one picture tells nothing of others; --ernie-seeds 2")
+    assert alone.message.endswith("one picture tells nothing of others; --seeds 2 (pytest: --ernie-seeds=2)")
     at_it = check("lpips_mean", figures("lpips", TEN), max=0.0055)
     assert at_it.message.endswith("100 seeds a case would not decide it: the mean is at the limit")
 
@@ -93,7 +93,11 @@ def test_the_worst_of_a_suites_own_pictures_keeps_the_limit() -> None:
     assert check("lpips_max", figures("lpips", TEN), max=0.0101).status is Status.PASS
     broken = check("lpips_max", figures("lpips", TEN), max=0.0099)
     assert broken.status is Status.FAIL
-    assert "compare pictures/case9.png" in broken.message
+    assert (
+        "of what --report DIR (pytest: --ernie-report=DIR) keeps, compare own/pictures/case9.png with bf16's"
+        in broken.message
+    )
+    assert "`ernie-qa explain DIR/own` names" in broken.message
 
 
 @pytest.mark.parametrize(("over", "status"), [(3, Status.PASS), (4, Status.FAIL)])

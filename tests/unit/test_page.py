@@ -26,6 +26,7 @@ from ernie_qa.report.page.triplets import DIRECTORY, difference_map
 from ernie_qa.report.shown import Shown, from_disk, of_session
 from ernie_qa.report.written import write_report
 from ernie_qa.verdict import Check, Status, Verdict
+from ernie_qa.wording import figure
 
 Observed = tuple[Recipe, dict[str, Record]]
 ROUNDS = {0.0131: 0.015, 0.04: 0.04, 1.0: 1.0, 7.0: 8.0, 523.0: 600.0, 1e-9: 1e-9}
@@ -76,6 +77,20 @@ def test_a_page_of_four_recipes_that_fail_everywhere_is_bounded(session: Session
     assert "0 a long message" in page
 
 
+def test_a_rung_that_decides_nothing_says_one_thing(session: Session, tmp_path: Path) -> None:
+    checks = (
+        Check("images.lpips_mean", "images", Status.PASS, "LPIPS"),
+        Check("text.lines_lost_mean", "text", Status.PASS, "words", required=False),
+    )
+    shown = [replace(of_session(session)[0], verdict=Verdict("ok", checks))]
+    page = write_page(tmp_path / "page", shown).read_text(encoding="utf-8")
+    (summary,) = re.findall(r'<span class="rung">text</span>(.*?)</summary>', page)
+    words = " ".join(re.sub("<[^>]+>", " ", summary).split())
+    assert words.startswith("(pass) ")
+    assert words.endswith(" 1 check, decides nothing")
+    assert "not applicable" not in words
+
+
 def test_a_prompt_of_html_is_text_on_the_page(tiny_model: Path, small_suite: Path, tmp_path: Path) -> None:
     suite = tmp_path / "hostile.toml"
     hostile = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>"
@@ -94,9 +109,9 @@ def test_every_figure_of_the_page_is_the_records(run: Path) -> None:
     record = load_record(run / "bad")
     page = (run / "index.html").read_text(encoding="utf-8")
     for scores in (one["scores"] for one in record.figures["images"]["cases"].values()):
-        assert f"<span>LPIPS {scores['lpips']:.4g}</span>" in page
+        assert f"<span>LPIPS {figure(scores['lpips'])}</span>" in page
     for line in record.figures["components"]["transformer"]["curve"].values():
-        assert all(f'<td class="number">{step["l2"]:.4g}</td>' in page for step in line)
+        assert all(f'<td class="number">{figure(step["l2"])}</td>' in page for step in line)
     verdict = next(
         one for one in json.loads((run / "verdict.json").read_text())["verdicts"] if one["recipe"] == "bad"
     )

@@ -123,7 +123,7 @@ def test_a_mean_beyond_its_limit_on_another_build_is_not_passed(
     check = named("lpips_mean", judge(with_scores(ten, half, SSIM), records["bf16"], recipe, held))
     assert check.status is Status.NOT_COMPARABLE
     assert "beyond what was accepted, and chance is not ruled out" in check.message
-    assert "--ernie-seeds" in check.message
+    assert "--seeds N (pytest: --ernie-seeds=N)" in check.message
 
 
 def test_runs_that_were_computed_differently_make_no_figure() -> None:
@@ -243,4 +243,7 @@ def test_fewer_seeds_than_were_accepted_are_not_comparable(
     verdict = judge(records["lenient"], records["bf16"], recipe, held)
     (check,) = [check for check in verdict.checks if check.name == "baseline.accepted"]
     assert check.status is Status.NOT_COMPARABLE
-    assert "accepted with more seeds a case (1 more): draw as many, --ernie-seeds" in check.message
+    assert (
+        "accepted with more seeds a case (1 more): draw as many, --seeds N (pytest: --ernie-seeds=N)"
+        in check.message
+    )

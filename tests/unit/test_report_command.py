@@ -124,3 +124,17 @@ def test_what_a_run_did_not_judge_is_no_pass_in_its_page_either(
     headline = "1 of 3 pass. Broke off, and not judged: bnb-nf4. Interrupted, and not judged: sdnq-int8."
     assert said.search(gates)[1] == said.search(page)[1] == headline  # type: ignore[index]
     assert '<h1><span class="badge not_comparable">' in page
+
+
+def test_bf16_counts_in_no_page_of_a_run_that_judged_nothing(
+    observed: Observed, tiny_model: Path, small_suite: Path, tmp_path: Path
+) -> None:
+    session = Session(plan(tiny_model, ["bnb-nf4"], small_suite))
+    session.adopt({REFERENCE: observed[1][REFERENCE]}, [], [])
+    session.interrupt()
+    write_report(tmp_path / "out", session)
+    gates = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert main(["report", str(tmp_path / "out"), "--output", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    for one in (gates, page):
+        assert "0 of 1 pass. Interrupted, and not judged: bnb-nf4." in one

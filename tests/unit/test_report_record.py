@@ -40,8 +40,15 @@ def test_why_nothing_was_read() -> None:
     assert len(list(record_lines(record(None)))) == 3
 
 
+def test_a_figure_is_said_in_words() -> None:
+    values = {"a": None, "b": True, "c": {}, "d": {"e": {"f": {"g": {"uint8": 1, "sizes": {"h": False}}}}}}
+    assert list(outline(values)) == [
+        "  a: none", "  b: yes", "  c: none", "  d", "    e", "      f: g (uint8 1, sizes (h no))",
+    ]  # fmt: skip
+
+
 def test_every_figure_or_how_many_there_are() -> None:
     values = {"a": {"b": {"c": 1, "d": {"e": 2}}}, "f": ("x", "y"), "g": (), "h": ({"i": 1},)}
     assert list(outline(values)) == [
-        "  a", "    b", "      c: 1", "      d: {'e': 2}", "  f: x, y", "  g: none", "  h: 1 entries",
+        "  a", "    b", "      c: 1", "      d: e 2", "  f: x, y", "  g: none", "  h: 1 entry",
     ]  # fmt: skip

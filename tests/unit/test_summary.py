@@ -47,6 +47,15 @@ def test_no_mention_comes_back_when_github_looks_at_the_rendered_text() -> None:
     assert not re.search(r"@\w|#\d", rendered)
 
 
+def test_a_message_is_cut_between_two_words(record: Record) -> None:
+    names = [f"layers.{number}.self-attention" for number in range(100)]
+    text = markdown([shown(record, Check("images.x", "images", Status.FAIL, " ".join(names)))])
+    (told,) = (line for line in text.splitlines() if line.startswith("- ❌"))
+    *whole, last = told.partition("images.x: ")[2].split(" ")
+    assert (whole, last) == (names[: len(whole)], "…")
+    assert 10 < len(whole) < 100
+
+
 def test_what_decides_nothing_and_what_broke_off_is_told(record: Record) -> None:
     note = Check("images.psnr_mean", "images", Status.FAIL, "PSNR", required=False)
     passed = Check("images.lpips_mean", "images", Status.PASS, "LPIPS")

@@ -16,6 +16,7 @@ from ernie_qa.report.files import write_whole
 from ernie_qa.report.page import costs, curves, environment, ladder, sides, triplets
 from ernie_qa.report.shown import groups, status_of
 from ernie_qa.verdict import Status, worst
+from ernie_qa.wording import counted, figure
 
 if TYPE_CHECKING:
     from ernie_qa.report.compare import Comparison
@@ -91,6 +92,8 @@ def write_page(
             "legend": triplets.legend(),
             "columns": sides.COLUMNS,
             "figure": costs.figure,
+            "spelt": figure,
+            "counted": counted,
             "floored": any(check.floor is not None for one in shown for check in one.verdict.checks),
             "style": style,
             "script": script,

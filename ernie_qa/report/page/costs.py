@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ernie_qa.rungs import cost
 from ernie_qa.verdict import Status
+from ernie_qa.wording import figure as spelt
 
 if TYPE_CHECKING:
     from ernie_qa.record import Record
@@ -85,7 +86,7 @@ def recorded(record: Record) -> Iterator[tuple[str, str]]:
 
 def figure(value: float, unit: str) -> str:
     """A figure with its unit, bytes in megabytes."""
-    return f"{value / MB:,.1f} MB" if unit == "B" else f"{value:.4g} {unit}".rstrip()
+    return f"{value / MB:,.1f} MB" if unit == "B" else f"{spelt(value)} {unit}".rstrip()
 
 
 def _stages(record: Record) -> Iterator[tuple[str, str, float, float]]:

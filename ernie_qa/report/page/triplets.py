@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.rungs import cost, images, text
 from ernie_qa.suite import recorded_suite
+from ernie_qa.wording import figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,7 +207,7 @@ def _stored(record: Record, case: str) -> Scores:
     for metric in metrics():
         if metric.NAME in scores:
             value = scores[metric.NAME]
-            said = f"{value:.4g}" if isinstance(value, int | float) else str(value)
+            said = figure(value) if isinstance(value, int | float) else str(value)
             found.append((metric.NAME.upper(), said))
     return tuple(found)
 
