@@ -140,7 +140,8 @@ class Observation:
                 known = next(self._halves[rung.NAME])
                 if known is None:
                     continue
-                self._known[rung.NAME] = known
+                # a library's words may name a directory
+                self._known[rung.NAME] = redacted(known)
                 if not all_rungs and (
                     failed := refusal(self._record(self._known, ()), sound, arm.recipe, rung, noise)
                 ):
@@ -196,7 +197,7 @@ class Observation:
             try:
                 half.send(tuple(self.drawn))
             except StopIteration as end:
-                figures[name] = end.value
+                figures[name] = redacted(end.value)
             else:
                 raise ErnieQAError(f"the rung {name} did not end after the suite was drawn")
         return self._record({name: figures[name] for name in self._halves}, self._pictures())
@@ -210,8 +211,7 @@ class Observation:
             recipe=Identity(arm.recipe.name, arm.recipe.hash),
             suite=Identity(arm.suite.name, arm.suite.hash),
             fingerprint=self._fingerprint,
-            # a library's words may name a directory
-            figures=redacted(figures),
+            figures=figures,
             pictures=pictures,
             reference=arm.reference.hash if arm.reference else None,
             artifact=arm.artifact.identity if arm.artifact else None,
