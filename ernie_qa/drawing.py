@@ -33,7 +33,7 @@ class Enhanced:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What drawing one case gave: `pixels`, in memory as `picture` or spooled with their shape.
+    """What drawing one case gave: `picture` holds its `pixels`, or their shape and where they are spooled.
 
     `nonfinite` counts the values that were NaN or infinite as the VAE decoded them. `seconds` is how long it
     took, the device waited for and the prompt enhancer not counted, and `stages` what of that each component

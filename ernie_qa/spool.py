@@ -39,21 +39,21 @@ class Spool:
         return Spooled(self, at, len(content))
 
     def read(self, at: int, size: int) -> bytes:
-        """The `size` bytes that were kept `at` that place."""
+        """`size` bytes that were kept, `at` that offset."""
         return os.pread(self._file.fileno(), size, at)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spooled:
-    """`size` bytes of a spool, for as long as somebody holds them; pickled, they are bytes."""
+    """Some bytes of a spool, for as long as somebody holds them; pickled, they are bytes."""
 
     _spool: Spool
     _at: int
-    size: int
+    _size: int
 
     def content(self) -> bytes:
-        """They, read from the disk."""
-        return self._spool.read(self._at, self.size)
+        """The bytes themselves."""
+        return self._spool.read(self._at, self._size)
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
         return bytes, (self.content(),)
