@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--teacher-cases", type=int)
     parser.add_argument("--baselines", type=Path)
+    parser.add_argument("--all-rungs", action="store_true", help="draw also what a cheap rung refuses")
     parser.add_argument("--profile", type=int, metavar="N", help="print the N functions that took longest")
     options = parser.parse_args()
     clock, profile = Clock(), cProfile.Profile()
@@ -86,7 +87,7 @@ def main() -> None:
         options.model, options.recipe, options.suite, options.device, teacher_cases=options.teacher_cases
     )
     watchdog = cast("Watchdog", clock)
-    session = Session(wanted, baselines=options.baselines, all_rungs=True, watchdog=watchdog)
+    session = Session(wanted, baselines=options.baselines, all_rungs=options.all_rungs, watchdog=watchdog)
     with profile if options.profile else nullcontext():
         session.prepare()
         for outcome in session:
