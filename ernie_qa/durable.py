@@ -174,7 +174,17 @@ def _made(place: Path, how: int) -> tuple[Path, int]:
         path = place / f".{uuid.uuid4().hex[:16]}{SUFFIX}"
         if how & os.O_DIRECTORY:
             path.mkdir()
-        handle = os.open(path, how, 0o666)
+        try:
+            handle = os.open(path, how, 0o666)
+        except OSError as problem:
+            if not how & os.O_DIRECTORY:
+                raise
+            if isinstance(problem, FileNotFoundError) and place.is_dir():
+                # as below: somebody who clears this directory was faster
+                continue
+            with suppress(OSError):
+                path.rmdir()
+            raise
         try:
             if _lock(handle, path):
                 return path, handle

@@ -6,7 +6,7 @@ import os
 import shlex
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -258,9 +258,15 @@ class Session:
             if recipe.name in self._begun:
                 raise ErnieQAError(f"{recipe.name} broke off before; its first error says why")
             reference = None if recipe.name == REFERENCE else self._bf16()
+            self._begun.add(recipe.name)
+            if self.leaked:
+                # not told to the others: one of them may have a clean GPU
+                raise UnavailableError(
+                    f"{recipe.name} was not begun: {self.leaked}, and its figures would hold that; "
+                    "run it apart"
+                )
             if self._exchange:
                 self._exchange.begin(recipe.name)
-            self._begun.add(recipe.name)
             self._progress(recipe.name, 0, len(self.plan.suite.cases))
             self._running = self._guarded(
                 recipe, "loading", lambda: (recipe.name, self._observation(recipe, reference))
@@ -308,19 +314,13 @@ class Session:
             self.warm_up(recipe)
             self.draw(recipe)
         record = self._guarded(recipe, "measuring", lambda: self._observing.finish())
-        self._step(recipe.name, "giving its memory back")
-        self._drop()
-        self._rest()
+        self._guarded(recipe, "giving its memory back", self._drop)
         self._progress(recipe.name, len(self.plan.suite.cases), len(self.plan.suite.cases))
         if exchange := self._exchange:
             self._guarded(recipe, "keeping its record", lambda: exchange.keep(recipe.name, record))
         return record
 
     def _observation(self, recipe: Recipe, reference: Record | None) -> Observation:
-        if self.leaked:
-            raise UnavailableError(
-                f"{recipe.name} was not begun: {self.leaked}, and its figures would hold that; run it apart"
-            )
         self._last = recipe.name
         pipe = load_pipeline(
             self.plan.model,
@@ -379,7 +379,9 @@ class Session:
             broke = ErnieQAError(f"{recipe.name} broke off: {told(error)}")
             broke.add_note(without_secrets(traceback.format_exc()))
             forget(error)
-            self._drop()
+            # on a GPU that an error has left unusable this fails as well, and what is told is the first
+            with suppress(Exception):
+                self._drop()
             # Triton's errors are plain Exceptions; who interrupts is not stopped
             if isinstance(error, ErnieQAError) or not isinstance(error, Exception):
                 raise
@@ -388,7 +390,9 @@ class Session:
             self._rest()
 
     def _drop(self) -> None:
-        if self._running:
-            self._running[1].close()
-        self._running = None
+        running, self._running = self._running, None
+        if running:
+            running[1].close()
+        # nothing of it may be in use when memory is given back
+        del running
         release(self.plan.device)

@@ -144,11 +144,15 @@ def timeout_of(config: pytest.Config) -> int:
     if not setting(config, "timeout"):
         return 0
     from ernie_qa.errors import InputError
+    from ernie_qa.watchdog import MOST
 
     try:
-        return _number(config, "timeout") or 0
+        seconds = _number(config, "timeout") or 0
     except InputError as error:
         raise pytest.UsageError(str(error)) from None
+    if seconds > MOST:
+        raise pytest.UsageError(f"--ernie-timeout {seconds}: needed are seconds, {MOST} at most")
+    return seconds
 
 
 def session_of(config: pytest.Config, plan: Plan, exchange: Exchange | None = None) -> Session:

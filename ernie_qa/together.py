@@ -109,7 +109,9 @@ def _swap(directory: Path, hidden: Path, names: Sequence[str], done: list[tuple[
     old.mkdir(exist_ok=True)
     written = {entry.name for entry in ready.iterdir()} - {_GONE}
     order = sorted(written - {*names}) + [name for name in names if name in written]
-    for name in (*(name for name in names if (ready / _GONE / name).is_dir()), *order):
+    # what is taken away is written there: who finishes this may not know the names
+    gone = sorted(entry.name for entry in (ready / _GONE).iterdir())
+    for name in (*gone, *order):
         moves = [(ready / name, directory / name)] if name in written else []
         if os.path.lexists(directory / name):
             # a name of its own: one of an earlier try may be there

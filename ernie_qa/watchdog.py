@@ -12,6 +12,8 @@ import faulthandler
 from dataclasses import dataclass
 from pathlib import Path
 
+MOST = 30 * 24 * 60 * 60
+"""Seconds: no step takes a month, and faulthandler's timer does not know every number."""
 _DUMPED = "Timeout ("
 """What faulthandler begins with where it was not told to stop in time."""
 

@@ -66,6 +66,13 @@ def locked(root: Path, *, exclusive: bool = True) -> Iterator[None]:
             raise BaselineError(
                 one_line(f"{root}: {who} at work here; run it again when that has ended")
             ) from None
+        except OSError as problem:
+            # of a file system that knows no locks
+            raise BaselineError(
+                one_line(
+                    f"{root}: cannot be locked: {problem.strerror or problem}; name a directory elsewhere"
+                )
+            ) from problem
         with _named(root, exclusive):
             yield
     finally:

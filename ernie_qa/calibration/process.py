@@ -28,7 +28,7 @@ def drawn_elsewhere(of: Subject, environment: Mapping[str, str], step: Callable[
     """
     with tempfile.TemporaryDirectory(prefix="ernie_qa-calibrate-") as directory:
         place = Path(directory) / "record"
-        command = [sys.executable, "-m", "ernie_qa.cli", "calibrate", str(of.model.path)]
+        command = [sys.executable, "-P", "-m", "ernie_qa.cli", "calibrate", str(of.model.path)]
         command += ["--suite", str(of.suite.path), "--device", of.device, "--record", str(place), "--steps"]
         command += ["--cases", str(len(of.drawn.cases)), "--teacher-cases", str(of.teacher_cases)]
         code, said = followed(command, environment, step)

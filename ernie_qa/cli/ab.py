@@ -111,7 +111,7 @@ def _name(side: Sequence[Requirement]) -> str:
 
 def _gate(python: Path, options: argparse.Namespace, place: Path) -> int:
     """Run the gate there, its progress on stderr; its exit code."""
-    command = [str(python), "-m", "ernie_qa.cli", "gate", *_arguments(options), f"--report={place}"]
+    command = [str(python), "-P", "-m", "ernie_qa.cli", "gate", *_arguments(options), f"--report={place}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while True:
             try:

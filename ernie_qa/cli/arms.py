@@ -104,6 +104,8 @@ def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeo
                 except ErnieQAError as error:
                     if REFERENCE in session.broken or len(plan.recipes) == 1:
                         raise
+                    if exchange and session.leaked and recipe.name not in exchange.begun:
+                        break
                     # what the others showed is not lost
                     arm = "" if recipe.name in str(error) else f"{recipe.name}: "
                     tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
@@ -155,7 +157,10 @@ def _worked(share: _Share) -> int:
     """The exit code of a worker that runs the recipes that nobody has begun."""
     # Ctrl-C is for this process alone, and what the worker started ends with it
     process = subprocess.Popen(
-        [sys.executable, "-m", "ernie_qa.cli.arms"], stdin=subprocess.PIPE, process_group=0
+        # -P: what lies in the current directory, a model's perhaps, is not what is imported
+        [sys.executable, "-P", "-m", "ernie_qa.cli.arms"],
+        stdin=subprocess.PIPE,
+        process_group=0,
     )
     try:
         assert process.stdin is not None

@@ -151,11 +151,12 @@ def _gate(options: argparse.Namespace) -> int:
     from ernie_qa.baseline.bundle import make_room
     from ernie_qa.report.files import check_directory, document, next_step, save_candidates
     from ernie_qa.report.written import summarize, write_report
+    from ernie_qa.watchdog import MOST
 
     if options.update and not options.baselines:
         raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
-    if options.timeout < 0:
-        raise InputError(f"--timeout {options.timeout}: needed are seconds, or 0 for none")
+    if not 0 <= options.timeout <= MOST:
+        raise InputError(f"--timeout {options.timeout}: needed are seconds, {MOST} at most, or 0 for none")
     if options.report:
         check_directory(options.report)
     if options.dry_run:

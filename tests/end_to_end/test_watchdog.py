@@ -134,3 +134,16 @@ def test_a_worker_ends_with_who_started_it(start: Start, tmp_path: Path) -> None
     wait_for(process, "bf16", tmp_path)
     process.kill()
     assert ended(process)[0] == -signal.SIGKILL
+
+
+def test_a_worker_runs_nothing_of_the_current_directory(
+    tiny_model: Path, small_suite: Path, tmp_path: Path
+) -> None:
+    # of a model's directory, say
+    (tmp_path / "pickle.py").write_text("raise SystemExit('of the current directory')")
+    entry = "import sys; from ernie_qa.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-P", "-c", entry, "gate", "--model", str(tiny_model), "--recipe=bf16"]
+    command += ["--suite", str(small_suite), "--device=cpu", "--timeout=600"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bf16" in done.stdout

@@ -58,6 +58,10 @@ def test_a_device_that_hangs_is_waited_for_once(gated: Gated, tmp_path: Path, sm
         (("--ernie-timeout=5", "-n0"), "leave out -n 0"),
         (("--ernie-timeout=5", "-p", "no:xdist"), "install the extra xdist"),
         (("--ernie-timeout=soon",), "--ernie-timeout soon: needed is a whole number"),
+        (
+            ("--ernie-timeout=10000000000",),
+            "--ernie-timeout 10000000000: needed are seconds, 2592000 at most",
+        ),
     ],
 )
 def test_what_cannot_be_watched_is_one_line(

@@ -1,5 +1,6 @@
 """The store on disk: what it gives back, what it refuses, and what is left when an accept is killed."""
 
+import errno
 import json
 import shutil
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ernie_qa.baseline import lock
 from ernie_qa.baseline.lock import OWNER, left_by, locked
 from ernie_qa.baseline.store import Baseline, file_name, find_baseline, finish, verify
 from ernie_qa.cli import main
@@ -342,3 +344,17 @@ def test_names_of_directories() -> None:
     assert file_name("NVIDIA H100 80GB HBM3") == "NVIDIA-H100-80GB-HBM3"
     assert file_name("baidu/ERNIE-Image-Turbo") == "baidu-ERNIE-Image-Turbo"
     assert file_name("../..") == "unnamed"
+
+
+def test_a_file_system_without_locks_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*given: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refused)
+    with pytest.raises(
+        BaselineError, match=r"cannot be locked: No locks available; name a directory"
+    ) as told:
+        find_baseline(tmp_path, "mini", "cpu")
+    assert "\n" not in str(told.value)

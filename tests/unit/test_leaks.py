@@ -7,7 +7,7 @@ import pytest
 
 from ernie_qa import execute
 from ernie_qa.broken import KEPT
-from ernie_qa.errors import UnavailableError
+from ernie_qa.errors import ErnieQAError, UnavailableError
 from ernie_qa.execute import Session
 from ernie_qa.plan import Plan, plan
 from ernie_qa.verdict import Status
@@ -50,3 +50,35 @@ def test_what_libraries_keep_is_no_leak(monkeypatch: pytest.MonkeyPatch, planned
     session = Session(planned)
     assert [outcome.verdict.status for outcome in session] == [Status.PASS, Status.PASS]
     assert session.leaked == ""
+
+
+def test_a_gpu_that_an_error_left_unusable_hides_no_first_error(
+    monkeypatch: pytest.MonkeyPatch, planned: Plan
+) -> None:
+    first, second = planned.recipes
+    session = Session(planned)
+    assert session.outcome(first).verdict.status is Status.PASS
+
+    def fails(*given: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def loading(*given: object, **options: object) -> None:
+        raise RuntimeError("the first error")
+
+    monkeypatch.setattr(execute, "load_pipeline", loading)
+    monkeypatch.setattr(execute, "release", fails)
+    with pytest.raises(ErnieQAError, match="second broke off: RuntimeError: the first error"):
+        session.outcome(second)
+    # what was finished before is there
+    assert [outcome.verdict.recipe for outcome in session.outcomes] == ["first"]
+
+
+def test_memory_that_cannot_be_given_back_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, planned: Plan
+) -> None:
+    def fails(*given: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(execute, "release", fails)
+    with pytest.raises(ErnieQAError, match="bf16 broke off: RuntimeError: CUDA error: device-side assert"):
+        Session(planned).outcome(planned.recipes[0])

@@ -1,5 +1,6 @@
 """Tokens, passwords and home directories go out of texts; everything else stays."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -28,17 +29,50 @@ TOKEN = "hf_" + "aBcDeFgHiJ" * 3
         ("without authorization, nothing is told", "without authorization, nothing is told"),
         ("https://x/y?a=1&X-Amz-Signature=0f3&b=2", "https://x/y?a=1&X-Amz-Signature=<token>&b=2"),
         ("'https://x/y?token=0f3'", "'https://x/y?token=<token>'"),
+        ("Authorization: ApiKey SeCrEt123", "Authorization: <token>"),
+        ('Authorization: Digest user="me", response="6629"', "Authorization: <token>"),
+        (r"{\"authorization\": \"Bearer abc.def\"}", r"{\"authorization\": \"<token>\"}"),
+        ("https://x/y?sv=1&sig=0f3", "https://x/y?sv=1&sig=<token>"),
+        ("https://x/y#access_token=0f3", "https://x/y#access_token=<token>"),
+        (r"https://x/y?a=1\u0026X-Amz-Signature=0f3", r"https://x/y?a=1\u0026X-Amz-Signature=<token>"),
+        ("https://x/y?design=blue", "https://x/y?design=blue"),
         ("lock-and-bolt", "<token>"),
+        ("second: MIIBOgIBAAJB", "second: <token>"),
+        ("https://x/p%40ss%2Fword%22q", "https://x/<token>"),
+        (r"'p@ss/word\"q'", "'<token>'"),
         ("hf_hub_download of half_life", "hf_hub_download of half_life"),
         ("correct-horse", "<token>"),
         ("true to life", "true to life"),
     ],
 )
 def test_secrets(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STORE_PASSWORD", "correct-horse")
+    monkeypatch.setenv("STORE_PASSWORD", "correct-horse\n")
     monkeypatch.setenv("DEPLOY_KEY", "lock-and-bolt")
+    monkeypatch.setenv("SSH_PRIVATE_KEY", "-----BEGIN\n  MIIBOgIBAAJB\n-----END")
+    monkeypatch.setenv("ODD_PASSWORD", 'p@ss/word"q')
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     assert without_secrets(text) == expected
+
+
+def test_a_text_that_invites_backtracking() -> None:
+    # a million characters: whoever looks back from each of them is still at it tomorrow
+    text = "?" + "token" * 200_000
+    assert without_secrets(text) == text
+
+
+def test_a_home_that_is_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tmp_path / "real" / "anna"
+    real.mkdir(parents=True)
+    (tmp_path / "anna").symlink_to(real)
+    monkeypatch.setenv("HOME", str(tmp_path / "anna"))
+    assert without_homes(f"{tmp_path}/anna/x {real}/x") == "~/x ~/x"
+    assert without_homes("/tmp/torchinductor_anna/ab/x.py") == "/tmp/torchinductor_/ab/x.py"
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    assert kept("/home/berta/x") == "~/x"
 
 
 def test_the_token_that_the_hub_keeps_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

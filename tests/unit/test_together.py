@@ -126,3 +126,9 @@ def test_what_came_to_be_since_is_moved_aside_as_well(place: Path) -> None:
     (place / HIDDEN / "a file").write_text("?")
     settle(place, NAMES)
     assert files(place) == {"README.md": "new", "theirs": "old"}
+
+
+def test_whoever_finishes_it_need_not_know_what_goes(place: Path) -> None:
+    committed(place, README_md="new")
+    settle(place)
+    assert files(place) == {"README.md": "new", "theirs": "old"}
