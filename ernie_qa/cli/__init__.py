@@ -24,6 +24,7 @@ from ernie_qa.cli import (
     report,
     selftest,
     show,
+    sweep,
 )
 from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OK
 from ernie_qa.errors import ErnieQAError
@@ -45,6 +46,7 @@ COMMANDS = (
     report,
     selftest,
     show,
+    sweep,
 )
 
 
