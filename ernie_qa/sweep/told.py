@@ -28,7 +28,11 @@ MARK = "*"
 def lines(found: Found, swept: Swept, width: int = 80) -> Iterator[str]:
     """The table for a terminal, and what stopping early saved."""
     header = ("", "#", "arm", "verdict", found.measure, found.memory, "a picture", "")
-    shown = [(MARK if row.front and row.name != REFERENCE else " ", *cells(row)) for row in found.rows]
+    shown = []
+    for row in found.rows:
+        # the error itself is a line of its own
+        note = "broke off" if row.name in swept.errors else row.note
+        shown.append((MARK if row.front and row.name != REFERENCE else " ", *cells(row)[:-1], note))
     yield from list(table(header, shown))[1:]
     yield ""
     for said in sentences(found, swept):

@@ -103,3 +103,5 @@ def test_an_arm_that_breaks_off_does_not_end_the_sweep(
     said = capfd.readouterr()
     assert [line for line in said.err.splitlines() if "uint2 broke off" in line and "no such kernel" in line]
     assert "1 of 2 arms passes" in said.out
+    assert "no such kernel" not in said.out
+    assert [line for line in said.out.splitlines() if "uint2" in line and line.endswith("broke off")]
