@@ -1,6 +1,7 @@
 """A recipe: which components are quantized, how, and which limits the result must keep."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -19,7 +20,10 @@ QUANTIZABLE = ("pe", "text_encoder", "transformer")
 REASONS = ("few_rows", "decoding", "idle")
 """Why a layer may do without the quantized kernel, see `Allowance`."""
 
-_OWN_KEYS = ("schema", "summary", "components", "activation", "gates")
+GRID = "grid"
+"""The part of a recipe that makes many of it, see `ernie_qa.sweep.grid`."""
+
+_OWN_KEYS = ("schema", "summary", "components", "activation", "gates", GRID)
 _DIRECTORY = Path(__file__).parent / "recipes"
 _QUANTIZER = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _CHECK = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
@@ -122,10 +126,27 @@ def recipe_names() -> tuple[str, ...]:
 def find_recipe(recipe: Recipe | str | Path) -> Recipe:
     """The recipe that is meant: itself, the shipped one of that name, or the file at that path.
 
-    A text with a path separator or the suffix .toml is a path. RecipeError if there is none or it is wrong.
+    A text with a path separator or the suffix .toml is a path. RecipeError if there is none or it is wrong,
+    or if it holds a grid, which is many recipes.
     """
     if isinstance(recipe, Recipe):
         return recipe
+    found, table = _read(recipe)
+    if GRID in table:
+        table.fail(
+            GRID, f"this is many recipes; run them with `ernie-qa sweep {shlex.quote(str(found.path))}`"
+        )
+    return found
+
+
+def find_grid(recipe: str | Path) -> tuple[Recipe, Table]:
+    """The recipe of that name or path without its grid, and the grid. RecipeError as `find_recipe`'s, or if
+    there is no grid."""
+    found, table = _read(recipe)
+    return found, table.table(GRID)
+
+
+def _read(recipe: str | Path) -> tuple[Recipe, Table]:
     path = find_file(recipe, _DIRECTORY, "recipe", RecipeError)
     table = read_toml(path, RecipeError)
     table.schema(SCHEMA)
@@ -143,7 +164,8 @@ def find_recipe(recipe: Recipe | str | Path) -> Recipe:
             table.fail(
                 key, f"no part of a recipe ({own}) and no quantizer that a component uses ({used}){close}"
             )
-    return Recipe(path.stem, summary, Frozen(components), Frozen(options), allowances, Frozen(gates), path)
+    found = Recipe(path.stem, summary, Frozen(components), Frozen(options), allowances, Frozen(gates), path)
+    return found, table
 
 
 def _components(table: Table) -> dict[str, str]:

@@ -25,6 +25,7 @@ from ernie_qa.cli import (
     report,
     selftest,
     show,
+    sweep,
 )
 from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OK
 from ernie_qa.errors import ErnieQAError
@@ -47,6 +48,7 @@ COMMANDS = (
     report,
     selftest,
     show,
+    sweep,
 )
 
 

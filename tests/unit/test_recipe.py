@@ -152,8 +152,8 @@ def test_the_hash_covers_what_changes_a_picture(tmp_path, old, new, same):
         (
             "[sdnq]",
             "[sdqn]",
-            "sdqn: no part of a recipe (schema, summary, components, activation, gates) and no quantizer "
-            "that a component uses (sdnq); is one of the two misspelt?",
+            "sdqn: no part of a recipe (schema, summary, components, activation, gates, grid) and no "
+            "quantizer that a component uses (sdnq); is one of the two misspelt?",
         ),
         (
             "transformer =",
@@ -293,8 +293,8 @@ def test_what_is_wrong_is_named(tmp_path, old, new, message):
 def test_a_section_that_no_component_uses_is_refused(tmp_path):
     message = refused(tmp_path, 'schema = 1\nsummary = "s"\n[components]\n[sdnq]\nweights_dtype = "int8"\n')
     assert message == (
-        "sdnq: no part of a recipe (schema, summary, components, activation, gates) and no quantizer that a "
-        "component uses (none)"
+        "sdnq: no part of a recipe (schema, summary, components, activation, gates, grid) and no quantizer "
+        "that a component uses (none)"
     )
 
 

@@ -65,7 +65,7 @@ def write_page(
     order = (Status.FAIL, Status.NOT_COMPARABLE, Status.PASS, Status.NOT_APPLICABLE)
     if comparison is None:
         shown = sorted(shown, key=lambda one: order.index(one.verdict.status))
-    style, script = _asset("style.css"), _asset("page.js")
+    style, script = asset("style.css"), asset("page.js")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         found = [triplets.of(one, directory, suite, most, comparison) for one in shown]
@@ -97,8 +97,8 @@ def write_page(
             "floored": any(check.floor is not None for one in shown for check in one.verdict.checks),
             "style": style,
             "script": script,
-            "style_hash": _source(style),
-            "script_hash": _source(script),
+            "style_hash": source(style),
+            "script_hash": source(script),
             "version": version("ernie-qa"),
         }
         for cut in CUTS:
@@ -134,10 +134,11 @@ def _status(shown: Sequence[Shown], unjudged: Sequence[str]) -> Status:
     return worst([status_of(shown), *(Status.NOT_COMPARABLE for _ in unjudged)])
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of one of the page's own files, as style.css."""
     return (files(__name__) / "templates" / name).read_text(encoding="utf-8")
 
 
-def _source(text: str) -> str:
+def source(text: str) -> str:
     """`text` as a Content-Security-Policy names it: nothing else may run in the page."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -63,7 +63,7 @@ COLUMNS = (
 
 def sides(shown: Sequence[Shown]) -> list[tuple[str, tuple[Bar, ...]]]:
     """A row a record: its label and a bar for each of `COLUMNS`."""
-    values = [_values(one.record) for one in shown]
+    values = [measured(one.record) for one in shown]
     limits = [[_limit(one, check) for _, check, _, _ in COLUMNS] for one in shown]
     widest = [
         max([row[at] or 0.0 for row in values] + [row[at][0] or 0.0 for row in limits] + [1e-12])
@@ -82,7 +82,7 @@ def scatter(shown: Sequence[Shown]) -> Scatter | None:
     """The plot; None where fewer than two records have both figures."""
     found, missing = [], []
     for number, one in enumerate(shown):
-        lpips, held, peak, seconds = _values(one.record)
+        lpips, held, peak, seconds = measured(one.record)
         memory = peak if one.record.fingerprint.gpu else held
         if lpips is None and one.record.recipe.name == REFERENCE:
             lpips = 0.0  # beside itself
@@ -114,7 +114,7 @@ def scatter(shown: Sequence[Shown]) -> Scatter | None:
     )
 
 
-def _values(record: Record) -> tuple[float | None, float | None, float | None, float | None]:
+def measured(record: Record) -> tuple[float | None, float | None, float | None, float | None]:
     """LPIPS, bytes of weights, peak bytes and seconds, as far as the record holds them."""
     mean = record.figures.get(images.NAME, {}).get("metrics", {}).get("lpips", {}).get("mean")
     lpips = float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else None
