@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from ernie_qa.record import Record
     from ernie_qa.suite import Suite
 
-TRIALS = 100
-"""How many sets of layers are tried, unless somebody asks otherwise."""
-
 Progress = Callable[[int, int, str], None]
 """Called with the trials made and those that may be, and what is tried now."""
 
@@ -68,15 +65,15 @@ def repair(
     suite: Suite | str | Path | None = None,
     device: str = "cpu",
     *,
-    name: str = "",
-    trials: int = TRIALS,
+    name: str,
+    trials: int,
     any_allocator: bool = False,
     progress: Progress = lambda done, of, what: None,
 ) -> Repair:
     """Find layers that `recipe` has to keep in BF16 to pass; the recipe that keeps them is called `name`.
 
-    The recipe is drawn with every rung, then set after set of layers with the early stop: what fails before
-    a picture is drawn costs no picture. Where it passes at once, or cannot be judged, nothing is tried.
+    The recipe is drawn with every rung, then at most so many sets of layers with the early stop: what fails
+    before a picture is drawn costs none. Where it passes at once, or cannot be judged, nothing is tried.
     RecipeError where it quantizes nothing; the errors of `plan` and of drawing.
     """
     if trials < 1:
@@ -103,9 +100,10 @@ def repair(
             "[components], or take more bits",
         )
     optional = candidates.optional(found, must, before.verdict, wanted.suite, names)
-    bench = Bench(
-        wanted, broken, session.records[REFERENCE], name or f"{broken.name}-repaired", any_allocator
-    )
+    if not must and not optional:
+        first = before.verdict.of(Status.FAIL)[0]
+        return replace(result, why=f"no quantized layer has a part in {first.label}: {first.message}")
+    bench = Bench(wanted, broken, session.records[REFERENCE], name, any_allocator)
     made: list[tuple[int, int, frozenset[Layer]]] = []
     passed: dict[frozenset[Layer], Outcome] = {}
 

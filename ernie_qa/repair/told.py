@@ -26,26 +26,31 @@ WIDTH = 100
 
 def lines(found: Repair, width: int = 80) -> Iterator[str]:
     """What was kept, what that costs, and the verdicts; or in one line why there is none."""
-    if found.before.verdict.status is Status.PASS:
-        yield f"{found.broken.name} passes already: nothing was written"
-        return
-    if found.why or found.after is None or found.recipe is None:
-        yield (found.why and f"{found.broken.name} was not repaired: {found.why}") or _undecided(found)
+    name, status = found.broken.name, found.before.verdict.status
+    if status is Status.PASS:
+        yield f"{name} passes already: nothing was written"
+    elif found.why:
+        yield f"{name} was not repaired: {found.why}"
         if found.kept:
-            yield from wrapped(f"best found: {_kept_in_words(found)}", width)
+            yield f"best found: {_kept_in_words(found)}"
             yield from _layers(found, width)
-        return
-    yield f"{found.broken.name} is repaired by keeping {_kept_in_words(found)}"
-    yield from _layers(found, width)
-    outcomes = [(found.broken, found.before), (found.recipe, found.after)]
-    yield from table(
-        ("recipe", "verdict", "in memory", "a picture", "failed"), [_row(*one) for one in outcomes]
-    )
-    yield ""
-    yield from wrapped(f"{_cost(found)}. {_single(found)}", width)
-    if found.unasked:
-        names = ", ".join(f"{part}: {layer}" for part, layer in found.unasked)
-        yield from wrapped(f"of these, kept only because a name means them too: {names}", width)
+    elif found.after is None or found.recipe is None:
+        check = next(iter(found.before.verdict.of(Status.NOT_COMPARABLE)), None)
+        why = f"{check.label}: {check.message}" if check else "nothing was judged"
+        yield f"{name} is not comparable, so there is nothing to repair: {why}"
+    else:
+        yield f"{name} is repaired by keeping {_kept_in_words(found)}"
+        yield from _layers(found, width)
+        outcomes = (found.broken, found.before), (found.recipe, found.after)
+        yield from table(
+            ("recipe", "verdict", "failed checks", "in memory", "a picture"), [_row(*one) for one in outcomes]
+        )
+        yield ""
+        yield from wrapped(f"{name} failed {_failed(found.before)}", width)
+        yield from wrapped(f"{_cost(found)}. {_single(found)}", width)
+        if found.unasked:
+            names = ", ".join(f"{part}: {layer}" for part, layer in found.unasked)
+            yield from wrapped(f"of these, kept only because a name means them too: {names}", width)
 
 
 def comments(found: Repair, version: str) -> Iterator[str]:
@@ -74,12 +79,6 @@ def memory(record: Record) -> int:
     return size
 
 
-def _undecided(found: Repair) -> str:
-    check = next(iter(found.before.verdict.of(Status.NOT_COMPARABLE)), None)
-    why = f"{check.label}: {check.message}" if check else "nothing was judged"
-    return f"{found.broken.name} is not comparable, so there is nothing to repair: {why}"
-
-
 def _kept_in_words(found: Repair) -> str:
     whole = sum(map(len, found.quantized.values()))
     return f"{len(found.kept)} of {counted(whole, 'quantized layer')} in BF16"
@@ -99,15 +98,14 @@ def _row(recipe: Recipe, outcome: Outcome) -> Sequence[str]:
     return (
         recipe.name,
         str(outcome.verdict.status),
+        str(len(outcome.verdict.of(Status.FAIL))),
         f"{memory(outcome.record):,} B",
-        "-" if took is None else f"{took:.0f} ms",
-        _failed(outcome),
+        "not measured" if took is None else f"{took:.0f} ms",
     )
 
 
 def _failed(outcome: Outcome) -> str:
-    names = [check.name for check in outcome.verdict.of(Status.FAIL)]
-    return ", ".join(names) or "-"
+    return ", ".join(check.name for check in outcome.verdict.of(Status.FAIL))
 
 
 def _cost(found: Repair) -> str:

@@ -15,7 +15,11 @@ from ernie_qa.toml_input import one_line
 
 def check_layout(recipe: Recipe) -> None:
     """RecipeError where `rewritten` could not put another list into the recipe's file."""
-    rewritten(recipe, {name: {**options, "_": ("",)} for name, options in recipe.options.items()}, ())
+    another = {
+        name: {**{key: ("",) for key, value in options.items() if isinstance(value, tuple)}, "_": ("",)}
+        for name, options in recipe.options.items()
+    }
+    rewritten(recipe, another, ())
 
 
 def rewritten(recipe: Recipe, options: Mapping[str, Mapping[str, Any]], comments: Iterable[str]) -> str:
