@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ernie_qa.cli import (
+    ab,
     baseline,
     calibrate,
     capsule,
@@ -32,6 +33,7 @@ from ernie_qa.toml_input import one_line, quoted
 
 COMMANDS = (
     gate,
+    ab,
     baseline,
     calibrate,
     capsule,

@@ -43,82 +43,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    gate.add_argument(
-        "--model",
-        default="mini",
-        metavar="MODEL",
-        help="a shipped name, a diffusers directory or a hub id (mini)",
-    )
-    gate.add_argument(
-        "--recipe",
-        action="append",
-        default=[],
-        metavar="RECIPE",
-        help="a shipped name or a TOML file; may be repeated (all shipped recipes)",
-    )
-    gate.add_argument(
-        "--suite", metavar="SUITE", help="a shipped name or a TOML file (the one that the model names)"
-    )
-    gate.add_argument(
-        "--seeds",
-        type=int,
-        default=1,
-        metavar="N",
-        help="draw every case with N seeds, its own and others: what may decide an undecided limit (1)",
-    )
-    gate.add_argument(
-        "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
-    )
-    gate.add_argument(
-        "--artifact",
-        action="append",
-        default=[],
-        metavar="RECIPE=MODEL",
-        help="a directory or hub id that holds this recipe's components quantized already; may be repeated",
-    )
-    gate.add_argument(
-        "--offload",
-        action="append",
-        default=[],
-        metavar="RECIPE",
-        help="keep this recipe's components in main memory and call them to the GPU one at a time, so that "
-        "BF16 fits a small one; may be repeated, bf16 is the reference",
-    )
-    gate.add_argument(
-        "--teacher-cases",
-        type=int,
-        default=2,
-        metavar="N",
-        help="feed each part what BF16 fed it in the first N cases of the suite (2)",
-    )
-    gate.add_argument(
-        "--all-rungs",
-        action="store_true",
-        help="measure every rung, even where a required check failed before a picture was drawn",
-    )
-    gate.add_argument(
-        "--any-allocator",
-        action="store_true",
-        help="measure even under allocator settings that let reserved memory run away",
-    )
-    gate.add_argument(
-        "--timeout",
-        type=int,
-        default=0,
-        metavar="SECONDS",
-        help="end a recipe of which one step, as loading or a picture, takes longer, tell where it hung, "
-        "and go on with the next (0: wait for ever)",
-    )
-    gate.add_argument("--baselines", type=Path, metavar="DIR", help="accepted figures to compare with (none)")
+    add_run(gate)
     gate.add_argument(
         "--update",
         action="store_true",
         help="keep the records as candidates below --baselines; accepts nothing",
-    )
-    gate.add_argument(
-        "--require-baseline",
-        action="store_true",
-        help="where nothing was accepted for a recipe, its verdict is not comparable",
     )
     gate.add_argument(
         "--report",
@@ -137,6 +66,84 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="print the verdicts, or what a run would need, as JSON instead of the table",
     )
     gate.set_defaults(run=_gate)
+
+
+def add_run(command: argparse.ArgumentParser) -> None:
+    """Add the options that say what is drawn, how, and what it is judged by."""
+    command.add_argument(
+        "--model",
+        default="mini",
+        metavar="MODEL",
+        help="a shipped name, a diffusers directory or a hub id (mini)",
+    )
+    command.add_argument(
+        "--recipe",
+        action="append",
+        default=[],
+        metavar="RECIPE",
+        help="a shipped name or a TOML file; may be repeated (all shipped recipes)",
+    )
+    command.add_argument(
+        "--suite", metavar="SUITE", help="a shipped name or a TOML file (the one that the model names)"
+    )
+    command.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="draw every case with N seeds, its own and others: what may decide an undecided limit (1)",
+    )
+    command.add_argument(
+        "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
+    )
+    command.add_argument(
+        "--artifact",
+        action="append",
+        default=[],
+        metavar="RECIPE=MODEL",
+        help="a directory or hub id that holds this recipe's components quantized already; may be repeated",
+    )
+    command.add_argument(
+        "--offload",
+        action="append",
+        default=[],
+        metavar="RECIPE",
+        help="keep this recipe's components in main memory and call them to the GPU one at a time, so that "
+        "BF16 fits a small one; may be repeated, bf16 is the reference",
+    )
+    command.add_argument(
+        "--teacher-cases",
+        type=int,
+        default=2,
+        metavar="N",
+        help="feed each part what BF16 fed it in the first N cases of the suite (2)",
+    )
+    command.add_argument(
+        "--all-rungs",
+        action="store_true",
+        help="measure every rung, even where a required check failed before a picture was drawn",
+    )
+    command.add_argument(
+        "--any-allocator",
+        action="store_true",
+        help="measure even under allocator settings that let reserved memory run away",
+    )
+    command.add_argument(
+        "--timeout",
+        type=int,
+        default=0,
+        metavar="SECONDS",
+        help="end a recipe of which one step, as loading or a picture, takes longer, tell where it hung, "
+        "and go on with the next (0: wait for ever)",
+    )
+    command.add_argument(
+        "--baselines", type=Path, metavar="DIR", help="accepted figures to compare with (none)"
+    )
+    command.add_argument(
+        "--require-baseline",
+        action="store_true",
+        help="where nothing was accepted for a recipe, its verdict is not comparable",
+    )
 
 
 def _gate(options: argparse.Namespace) -> int:

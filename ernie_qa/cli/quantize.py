@@ -126,7 +126,7 @@ def document(found: Quantized) -> dict[str, object]:
 
 
 def lines(found: Quantized, model: str, recipe: str) -> Iterator[str]:
-    """The result for a terminal: bytes by component, what it took, and the gate to run next."""
+    """The result for a terminal: bytes by component, what it took, and the gate and the card to make next."""
     for part in found.parts:
         how = part.quantizer or "copied"
         if part.name in found.resumed:
@@ -140,7 +140,9 @@ def lines(found: Quantized, model: str, recipe: str) -> Iterator[str]:
     )
     yield ""
     gate = ["--model", model, "--recipe", recipe, "--artifact", f"{found.recipe}={found.directory}"]
-    yield f"ernie-qa gate {shlex.join(gate)}"
+    out = f"{found.directory}-gated"
+    yield f"ernie-qa gate {shlex.join([*gate, '--report', out])}"
+    yield f"ernie-qa card {shlex.join([out, '--artifact', str(found.directory)])}"
 
 
 def _row(name: str, before: int, after: int, how: str) -> str:

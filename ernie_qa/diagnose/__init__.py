@@ -30,6 +30,7 @@ from ernie_qa.meter import available, require_device
 from ernie_qa.models.find import find_model, vae_scale_factor
 from ernie_qa.pipeline import TEACHER
 from ernie_qa.plan import visible_device
+from ernie_qa.quantize.metadata import RUNTIME
 from ernie_qa.quantizers import checked_options, find_quantizer
 from ernie_qa.quiet import hushed
 from ernie_qa.suite import MAX_SIDE, Case, Suite, find_suite
@@ -242,6 +243,9 @@ def _of_script(script: Script | None, recipe: Recipe | None) -> Iterator[Finding
 def _of_calls(
     of: Published, recipe: Recipe | None, calls: tuple[Call, ...], factor: int
 ) -> Iterator[Finding]:
+    if of.damaged:
+        advice = "fetch the file again: with it the call's settings can be compared"
+        yield Finding(Blame.SUSPECT, "metadata", of.unread, RUNTIME, advice)
     for call in calls:
         yield from asked.compared(call, of.sampling, factor)
     if recipe is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class Sampling:
 class Published:
     """`recipe` is what the directory was quantized by, None where nothing says; `source` says how it was
     found, or why not. `named` is the recipe's (name, hash) in its files. `sampling` and `made_with` are the
-    recommended settings and the releases that made it; `unread` says why they are not known."""
+    recommended settings and the releases that made it; `unread` says why they are not known, and `damaged`
+    that the file which should is there and cannot be read."""
 
     recipe: Recipe | None
     source: str
@@ -44,6 +46,7 @@ class Published:
     sampling: Sampling | None
     made_with: Mapping[str, str]
     unread: str
+    damaged: bool
 
 
 def published(model: Model, given: Recipe | str | Path | None = None) -> Published:
@@ -61,13 +64,15 @@ def published(model: Model, given: Recipe | str | Path | None = None) -> Publish
             unread = f"{RUNTIME} recommends no settings: it was made without a suite"
     except InputError as problem:
         unread = str(problem)
+    # a link to nothing is no absence either
+    damaged = sampling is None and os.path.lexists(model.path / RUNTIME) and not unread.startswith(RUNTIME)
     named = _named(model.path)
     if given is not None:
         wanted = find_recipe(given)
         checked_options(wanted)
-        return Published(wanted, "as given", named, sampling, made_with, unread)
+        return Published(wanted, "as given", named, sampling, made_with, unread, damaged)
     recipe, source = _recipe(model, methods, named)
-    return Published(recipe, source, named, sampling, made_with, unread)
+    return Published(recipe, source, named, sampling, made_with, unread, damaged)
 
 
 def _runtime(path: Path) -> tuple[Sampling | None, Frozen]:

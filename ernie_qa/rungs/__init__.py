@@ -27,6 +27,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ernie_qa.errors import RecipeError
+from ernie_qa.fidelity.metrics import metrics
 from ernie_qa.fingerprint import differences, same_build_and_machine
 from ernie_qa.quantizers import checked_options, find_quantizer
 from ernie_qa.recipe import Recipe
@@ -218,6 +219,12 @@ def _check_limits(limits: Mapping[str, Limit], place: str) -> None:
         if known[name] == "max" and limit.max is not None and limit.max < 0:
             raise RecipeError(
                 f"{place}.{name}.max: found {limit.max:g}, and no such figure is below 0: nothing would pass"
+            )
+        ideal = next((one.IDEAL for one in metrics() if name.startswith(f"images.{one.NAME}_")), None)
+        if known[name] == "min" and ideal is not None and (limit.min or 0) > ideal:
+            raise RecipeError(
+                f"{place}.{name}.min: found {limit.min:g}, and no such figure is above {ideal:g}: nothing "
+                "would pass"
             )
 
 

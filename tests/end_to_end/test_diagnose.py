@@ -258,6 +258,16 @@ def test_a_directory_of_others_is_known_by_its_components(
     assert any("which settings it was published with" in said for said in found["not_looked_at"])
 
 
+@pytest.mark.parametrize("text", ["{", '{"schema": 1, "sampling": 3}'])
+def test_settings_that_cannot_be_read_are_a_finding(
+    copied: Callable[[str], Path], diagnosed: Diagnosed, text: str
+) -> None:
+    place = copied(NF4)
+    (place / "runtime_config.json").write_text(text, encoding="utf-8")
+    code, found = diagnosed(place, *AS_PUBLISHED)
+    assert (code, told(found)) == (2, [("suspect", "metadata", "runtime_config.json")])
+
+
 def test_what_is_attached_names_nobody(
     copied: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +31,15 @@ def test_recipes_lists_every_shipped_recipe(capsys: pytest.CaptureFixture[str]) 
     assert main(["recipes"]) == 0
     text = capsys.readouterr().out
     assert all(f"{name}\n" in text for name in recipe_names())
+
+
+def test_suites_lists_what_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suites"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^turbo10\n .+\n    10 cases, 8 steps, guidance 1; .*turbo10\.toml$", said, re.MULTILINE
+    )
+    assert "1 case, 50 steps, guidance 4, with the prompt enhancer; " in said
 
 
 def test_models_lists_the_miniature(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,7 @@ def test_a_required_baseline_that_nobody_accepted_is_not_comparable(bf16: Record
             r"limits.images.lpips_mean.max: found -1, and no such figure is below",
         ),
         (gated(ssim_mean=at_most(0.98)), "images.ssim_mean: has no min"),
+        (gated(ssim_mean=at_least(1.5)), r"ssim_mean.min: found 1.5, and no such figure is above 1: nothing"),
         (gated(informational=("image.psnr_mean",)), "'image.psnr_mean' belongs to no rung"),
     ],
 )

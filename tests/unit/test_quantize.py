@@ -321,7 +321,9 @@ def test_the_command_says_what_it_took(
     assert f"my nf4: tiny by {NF4} in " in said.out
     assert " GiB resident in main memory" in said.out
     assert said.out.endswith(
-        f"ernie-qa gate --model {tiny_model} --recipe {NF4} --artifact '{NF4}={tmp_path}/my nf4'\n"
+        f"ernie-qa gate --model {tiny_model} --recipe {NF4} --artifact '{NF4}={tmp_path}/my nf4' "
+        f"--report '{tmp_path}/my nf4-gated'\n"
+        f"ernie-qa card '{tmp_path}/my nf4-gated' --artifact '{tmp_path}/my nf4'\n"
     )
     assert main([*arguments, "--output", str(tmp_path / "my nf4")]) == 2
     said = capsys.readouterr()
