@@ -73,7 +73,8 @@ def repair(
     """Find layers that `recipe` has to keep in BF16 to pass; the recipe that keeps them is called `name`.
 
     The recipe is drawn with every rung, then at most so many sets of layers with the early stop: what fails
-    before a picture is drawn costs none. Where it passes at once, or cannot be judged, nothing is tried.
+    before a picture is drawn costs none. At the end both are drawn again, for their costs. Where it passes at
+    once, or cannot be judged, nothing is tried.
     RecipeError where it quantizes nothing; the errors of `plan` and of drawing.
     """
     if trials < 1:
@@ -105,19 +106,13 @@ def repair(
         return replace(result, why=f"no quantized layer has a part in {first.label}: {first.message}")
     bench = Bench(wanted, broken, session.records[REFERENCE], name, any_allocator)
     made: list[tuple[int, int, frozenset[Layer]]] = []
-    passed: dict[frozenset[Layer], Outcome] = {}
 
     def passes(kept: frozenset[Layer]) -> bool:
         progress(len(made), trials, f"trial {len(made) + 1}: {counted(len(kept), 'layer')} kept")
-        outcome = bench.tried({(layer.component, layer.name) for layer in kept})
-        bad = len(outcome.verdict.of(Status.FAIL)) + len(outcome.verdict.of(Status.NOT_COMPARABLE))
+        verdict = bench.tried(_named(kept)).verdict
+        bad = len(verdict.of(Status.FAIL)) + len(verdict.of(Status.NOT_COMPARABLE))
         made.append((bad, sum(layer.more for layer in kept), kept))
-        if outcome.verdict.status is Status.PASS:
-            # only the last one is smaller than all before
-            passed.clear()
-            passed[kept] = outcome
-            return True
-        return False
+        return verdict.status is Status.PASS
 
     best = search(optional, must, passes, trials)
     result = replace(result, trials=best.trials, single=best.whole, seconds=perf_counter() - began)
@@ -128,22 +123,30 @@ def repair(
         elif optional:
             why += f", not even all {len(must) + len(optional)} that could be kept"
         kept = min(made, key=lambda one: one[:2])[2] if made else frozenset()
-        named = {(layer.component, layer.name) for layer in kept}
-        return replace(result, why=why, recipe=bench.recipe(named), kept=tuple(sorted(named)))
-    after = passed[best.kept]
-    named = {(layer.component, layer.name) for layer in best.kept}
-    plain = {
-        (part, layer)
-        for part, own in names.items()
-        for layer in set(own) - set(quantized(after.record)[part])
-    }
+        return replace(result, why=why, recipe=bench.recipe(_named(kept)), kept=tuple(sorted(_named(kept))))
+    named = _named(best.kept)
+    progress(len(made), trials, f"drawing both again: {counted(len(named), 'layer')} kept")
+    # one after the other, so that what each takes is comparable: the trials may have lasted hours
+    was = replace(bench, name=broken.name).tried((), all_rungs=True)
+    after = bench.tried(named, all_rungs=True)
+    if after.verdict.status is not Status.PASS:
+        bad = (*after.verdict.of(Status.FAIL), *after.verdict.of(Status.NOT_COMPARABLE))[0]
+        why = f"the set that passed did not when it was drawn again: {bad.label}: {bad.message}"
+        return replace(result, why=why)
+    left = quantized(after.record)
+    plain = {(part, layer) for part, own in names.items() for layer in own if layer not in left[part]}
     return replace(
         result,
+        before=was,
         recipe=bench.recipe(named),
         after=after,
         kept=tuple(sorted(plain)),
         unasked=tuple(sorted(plain - named)),
     )
+
+
+def _named(kept: Collection[Layer]) -> set[tuple[str, str]]:
+    return {(layer.component, layer.name) for layer in kept}
 
 
 @dataclass(frozen=True, slots=True)
