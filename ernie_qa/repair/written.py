@@ -57,8 +57,9 @@ def _with(text: str, quantizer: str, key: str, values: list[str]) -> str:
     after = re.search(r"^[ \t]*\[", _blanked(rest), re.MULTILINE)
     body, others = (rest[: after.start()], rest[after.start() :]) if after else (rest, "")
     old = rf"^[ \t]*{re.escape(key)}[ \t]*=[ \t]*\[[^\]]*\][^\n]*\n?"
-    body = re.sub(old, "", body, flags=re.MULTILINE).strip("\n")
-    return before.rstrip() + "\n" + (f"{body}\n" if body else "") + entry + (f"\n{others}" if others else "")
+    body = re.sub(old, "", body, flags=re.MULTILINE)
+    # at the head of the section: what ends it may be a comment on the next one
+    return f"{before.rstrip()}\n{entry}{body}{others}"
 
 
 def _blanked(text: str) -> str:

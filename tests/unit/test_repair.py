@@ -232,7 +232,7 @@ def test_only_the_list_is_written_anew(tmp_path: Path, more: str, before: tuple[
     assert text.startswith("# what it is\n\nschema = 1\n")
     assert "[sdnq] # how\n" in text
     assert "# 3 bits\n" in text
-    assert "# the gate\n" in text
+    assert "\n\n# the gate\n[gates.mini" in text
 
 
 def test_a_quantizer_without_a_section_gets_one(tmp_path: Path) -> None:
