@@ -49,8 +49,7 @@ def lines(found: Repair, width: int = 80) -> Iterator[str]:
         yield from wrapped(f"{name} failed {_failed(found.before)}", width)
         yield from wrapped(f"{_cost(found)}. {_single(found)}", width)
         if found.unasked:
-            names = ", ".join(f"{part}: {layer}" for part, layer in found.unasked)
-            yield from wrapped(f"of these, kept only because a name means them too: {names}", width)
+            yield from wrapped(_unasked(found), width)
 
 
 def comments(found: Repair, version: str) -> Iterator[str]:
@@ -62,6 +61,7 @@ def comments(found: Repair, version: str) -> Iterator[str]:
         f"{found.broken.name} failed {_failed(found.before)} on {found.plan.model.name}, suite "
         f"{found.plan.suite.name}; with these layers it passes.",
         f"{_cost(found)}, on {machine.gpu or machine.cpu}. {_single(found)}",
+        *([_unasked(found)] if found.unasked else []),
     )
     for one in said:
         yield from wrapped(one, WIDTH)
@@ -122,5 +122,12 @@ def _cost(found: Repair) -> str:
 def _single(found: Repair) -> str:
     tried = f"{counted(found.trials, 'set')} of layers tried in {found.seconds:.0f} s"
     if found.single:
-        return f"Without any single one of them it fails. {tried}."
+        return (
+            f"Without any single one of {'those asked for' if found.unasked else 'them'} it fails. {tried}."
+        )
     return f"Some may be more than it needs: the trials ran out. {tried}."
+
+
+def _unasked(found: Repair) -> str:
+    names = ", ".join(f"{layer} ({part})" for part, layer in found.unasked)
+    return f"Not asked for, and kept because the name of another layer means them too: {names}."

@@ -9,8 +9,9 @@ from ernie_qa.cli import main
 from ernie_qa.execute import Session
 from ernie_qa.plan import plan
 from ernie_qa.recipe import find_recipe
-from ernie_qa.repair import Bench
+from ernie_qa.repair import Bench, repair
 from ernie_qa.repair.candidates import layers, needed, quantized
+from ernie_qa.repair.told import lines
 from ernie_qa.rungs.components import values
 from ernie_qa.verdict import Status
 
@@ -125,6 +126,35 @@ def test_what_cannot_be_repaired_is_told(
         "uint2 was not repaired: none of 2 sets of layers passes; that is all --trials 2 allows\nbest found:"
     )
     assert not output.exists()
+
+
+def test_layers_that_are_kept_only_for_their_name_are_told(
+    tiny_model: Path, small_suite: Path, recipe: Callable[[float, float], Path]
+) -> None:
+    """NF4: what diffusers is told of the transformer, transformers takes for the language model too."""
+    path = recipe(100, 100)
+    idle = '[[activation.allow]]\nlayers = "text_encoder.{}.*"\nwhen = "idle"\nwhy = "no picture"\n'
+
+    def write(limit: float) -> None:
+        text = RECIPE.format(part=100, layer=limit)
+        options = text[text.index("[sdnq]") : text.index("[gates")]
+        text = text.replace(options, idle.format("vision_tower") + idle.format("multi_modal_projector"))
+        text = text.replace('transformer = "sdnq"', 'transformer = "nf4"\ntext_encoder = "nf4"')
+        path.write_text(text.replace('"nf4"', '"bitsandbytes"'), encoding="utf-8")
+
+    write(100)
+    (outcome,) = Session(plan(tiny_model, [path], small_suite))
+    own = {one.name: one.error for one in layers(outcome.record) if one.component == "transformer"}
+    write(0.999 * own["layers.0.mlp.up_proj"])
+    found = repair(tiny_model, path, small_suite, name="kept", trials=5)
+    assert found.after is not None
+    assert found.after.verdict.status is Status.PASS
+    assert ("transformer", "layers.0.mlp.up_proj") in found.kept
+    other = "language_model.layers.0.mlp.up_proj"
+    assert ("text_encoder", other) in found.unasked
+    assert set(found.unasked) < set(found.kept)
+    told = next(line for line in lines(found, 10_000) if line.startswith("Not asked for"))
+    assert f"{other} (text_encoder)" in told
 
 
 @pytest.mark.parametrize(
