@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.meter import Stopwatch, now, peaks, reset_peaks
+from ernie_qa.spool import Spool, Spooled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,7 @@ class Enhanced:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What drawing one case gave: `pixels` are uint8 RGB [H, W, 3].
+    """What drawing one case gave: `picture` holds its `pixels`, or their shape and where they are spooled.
 
     `nonfinite` counts the values that were NaN or infinite as the VAE decoded them. `seconds` is how long it
     took, the device waited for and the prompt enhancer not counted, and `stages` what of that each component
@@ -42,13 +43,28 @@ class Drawn:
     """
 
     case: str
-    pixels: np.ndarray[Any, Any]
+    picture: np.ndarray[Any, Any] | tuple[tuple[int, ...], Spooled]
     nonfinite: int
     seconds: float
     stages: Mapping[str, float]
     peak: Mapping[str, int | None]
     enhanced: Enhanced | None = None
     compiled: int | None = None
+
+    @property
+    def pixels(self) -> np.ndarray[Any, Any]:
+        """uint8 RGB [H, W, 3]; of a spooled picture a new array."""
+        import numpy as np
+
+        if not isinstance(self.picture, tuple):
+            return self.picture
+        shape, spooled = self.picture
+        return np.frombuffer(bytearray(spooled.content()), np.uint8).reshape(shape)
+
+    def spooled(self, spool: Spool) -> Drawn:
+        """The same, its pixels in `spool` and no longer in memory."""
+        pixels = self.pixels
+        return replace(self, picture=(pixels.shape, spool.keep(pixels.tobytes())))
 
 
 def latents(pipe: ErnieImagePipeline, case: Case) -> torch.Tensor:
@@ -87,7 +103,7 @@ def draw(pipe: ErnieImagePipeline, case: Case, suite: Suite, *, prompt: str | No
     spent = watch.seconds()
     return Drawn(
         case=case.id,
-        pixels=_rounded(images[0]),
+        picture=_rounded(images[0]),
         nonfinite=nonfinite,
         seconds=seconds,
         stages={stage: spent[stage] for stage in STAGES if stage in spent},

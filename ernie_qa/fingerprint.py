@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,9 @@ def _cpu() -> tuple[str, frozenset[str]]:
     return said["model name"], frozenset(said["flags"].split())
 
 
+@cache
 def _driver() -> str | None:
-    """The NVIDIA driver's version; torch does not know it."""
+    """The NVIDIA driver's version, which torch does not know; it is asked once a process."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)

@@ -22,6 +22,7 @@ from ernie_qa.recipe import Recipe, find_recipe
 from ernie_qa.record import SCHEMA, Ended, Identity, Record
 from ernie_qa.redaction import redacted
 from ernie_qa.rungs import Arm, Figures, components, cost, rungs
+from ernie_qa.spool import Spool
 from ernie_qa.suite import Suite, check_sizes, find_suite
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Observation:
         self._place = live._execution_device
         self._fingerprint = take_fingerprint(str(self._place))
         self._prompts = cost.written(arm.reference) if arm.reference else {}
+        self._spool = Spool()
         self.drawn: list[Drawn] = []
         self._begun: list[Future[Any]] = []
         self._halves: dict[str, Generator[Figures | None, tuple[Drawn, ...], Figures]] = {}
@@ -138,7 +140,8 @@ class Observation:
                 known = next(self._halves[rung.NAME])
                 if known is None:
                     continue
-                self._known[rung.NAME] = known
+                # a library's words may name a directory
+                self._known[rung.NAME] = redacted(known)
                 if not all_rungs and (
                     failed := refusal(self._record(self._known, ()), sound, arm.recipe, rung, noise)
                 ):
@@ -176,6 +179,8 @@ class Observation:
             drawn = draw(self.arm.pipe, case, self.arm.suite, prompt=self._prompts.get(case.id))
         if self._place.type == "cuda":
             drawn = replace(drawn, compiled=compiled_files() - before)
+        # what grows with the cases must not grow in memory
+        drawn = drawn.spooled(self._spool)
         self.drawn.append(drawn)
         self._begun = [begun for begin in self.arm.after if (begun := begin(drawn))]
         return drawn
@@ -192,7 +197,7 @@ class Observation:
             try:
                 half.send(tuple(self.drawn))
             except StopIteration as end:
-                figures[name] = end.value
+                figures[name] = redacted(end.value)
             else:
                 raise ErnieQAError(f"the rung {name} did not end after the suite was drawn")
         return self._record({name: figures[name] for name in self._halves}, self._pictures())
@@ -206,8 +211,7 @@ class Observation:
             recipe=Identity(arm.recipe.name, arm.recipe.hash),
             suite=Identity(arm.suite.name, arm.suite.hash),
             fingerprint=self._fingerprint,
-            # a library's words may name a directory
-            figures=redacted(figures),
+            figures=figures,
             pictures=pictures,
             reference=arm.reference.hash if arm.reference else None,
             artifact=arm.artifact.identity if arm.artifact else None,
@@ -224,5 +228,10 @@ class Observation:
         """What was drawn, compressed on all cores; nothing of random weights, whose pictures are noise."""
         if self.arm.model.weights == "random":
             return ()
+        spool = Spool()
+
+        def compressed(one: Drawn) -> Picture:
+            return Picture.from_pixels(one.case, one.pixels).spooled(spool)
+
         with ThreadPoolExecutor() as pool:
-            return tuple(pool.map(lambda one: Picture.from_pixels(one.case, one.pixels), self.drawn))
+            return tuple(pool.map(compressed, self.drawn))

@@ -1,4 +1,4 @@
-"""One drawn picture, in memory and as a PNG that must hold just the pixels that were declared."""
+"""One drawn picture, as a PNG that must hold just the pixels that were declared, in memory or spooled."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import hashlib
 import io
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import RecordError
 from ernie_qa.frozen import SHA256, SHA256_RULE
+from ernie_qa.spool import Spool, Spooled
 from ernie_qa.toml_input import CASE_NAME, SAFE_NAME_RULE, Table, one_line
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Picture:
     width: int
     height: int
     sha256: str
-    png: bytes
+    _png: bytes | Spooled = field(compare=False, repr=False)
 
     @classmethod
     def from_pixels(cls, case: str, pixels: npt.NDArray[np.uint8]) -> Picture:
@@ -51,7 +52,16 @@ class Picture:
         raw = np.ascontiguousarray(pixels).tobytes()
         file = io.BytesIO()
         Image.frombytes("RGB", (width, height), raw).save(file, "PNG")
-        return cls(case, width, height, pixels_hash(pixels), file.getvalue())
+        return cls(case, width, height, hashlib.sha256(raw).hexdigest(), file.getvalue())
+
+    @property
+    def png(self) -> bytes:
+        """The file."""
+        return self._png if isinstance(self._png, bytes) else self._png.content()
+
+    def spooled(self, spool: Spool) -> Picture:
+        """The same picture, its PNG in `spool` and no longer in memory."""
+        return replace(self, _png=spool.keep(self.png))
 
     def entry(self) -> dict[str, Any]:
         """What a document says of the picture: all but the PNG."""

@@ -17,18 +17,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ernie_qa.durable import cannot, directory
 from ernie_qa.errors import RecordError
 from ernie_qa.fingerprint import Fingerprint, read_fingerprint
 from ernie_qa.frozen import SHA256, SHA256_RULE, digest, freeze, thaw
 from ernie_qa.picture import Picture, read_picture, write_pictures
+from ernie_qa.spool import Spool
 from ernie_qa.toml_input import SAFE_NAME, SAFE_NAME_RULE, Table, one_line, read_json
 from ernie_qa.trajectories import FILE, Trajectories
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = 1
 MAX_JSON_BYTES = 64 * 2**20
@@ -175,7 +173,7 @@ def load_record(path: str | Path) -> Record:
     created = table.text("created")
     if not _is_utc(created):
         table.wrong("created", "a UTC time in ISO 8601, as 2026-11-22T12:00:00+00:00")
-    figures = table.table("figures")
+    figures, spool = table.table("figures"), Spool()
     try:
         record = Record(
             schema=schema,
@@ -185,7 +183,7 @@ def load_record(path: str | Path) -> Record:
             suite=read_identity(table.table("suite")),
             fingerprint=read_fingerprint(table.table("fingerprint")),
             figures={rung: figures.table(rung).frozen() for rung in figures},
-            pictures=tuple(read_picture(entry, path) for entry in table.tables("pictures")),
+            pictures=tuple(read_picture(entry, path).spooled(spool) for entry in table.tables("pictures")),
             reference=table.text_or_null("reference"),
             artifact=read_model(table.table("artifact")) if "artifact" in table else None,
             trajectories=_trajectories(table, path) if "trajectories" in table else None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ _HOMES = re.compile(r"/(home|Users)/[^/\s:'\"]+")
 def without_secrets(text: str) -> str:
     """`text` without the hub's tokens, the values of settings that are called TOKEN, SECRET, PASSWORD or KEY,
     what stands before the @ of a URL, what signs one, and what an Authorization header says."""
-    for secret in sorted(_secrets(), key=len, reverse=True):
+    return _without(text, _secrets())
+
+
+def _without(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
         text = text.replace(secret, "<token>")
     text = _CREDENTIALS.sub("", _TOKEN.sub("<token>", text))
     return _SIGNED.sub(r"\1<token>", _HEADER.sub(r"\1<token>", text))
@@ -50,8 +55,13 @@ def kept(text: str) -> str:
     return without_homes(without_secrets(text))
 
 
-def redacted(value: Any, clean: Callable[[str], str] = kept) -> Any:
-    """A copy of JSON values with every text in it cleaned; keys are this package's own words."""
+def redacted(value: Any, clean: Callable[[str], str] | None = None) -> Any:
+    """A copy of JSON values with every text in it cleaned, as `kept` does or by `clean`; keys are this
+    package's own words."""
+    if clean is None:
+        # names of layers come again and again, and looking for secrets takes longer than removing them
+        secrets = _secrets()
+        clean = cache(lambda text: without_homes(_without(text, secrets)))
     match value:
         case str():
             return clean(value)
@@ -62,9 +72,10 @@ def redacted(value: Any, clean: Callable[[str], str] = kept) -> Any:
     return value
 
 
-def _secrets() -> set[str]:
+def _secrets() -> list[str]:
+    """What nobody else may know, the longest first: one may stand in another."""
     found = {value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= _SHORTEST}
     # whoever never loaded the hub's library never read the token that it keeps in a file
     if hub := sys.modules.get("huggingface_hub"):
         found |= {token for token in (hub.get_token(),) if token}
-    return found
+    return sorted(found, key=len, reverse=True)

@@ -113,14 +113,17 @@ def scored(
     drawn: Mapping[str, Drawn], pictures: Iterable[Picture], device: str
 ) -> dict[str, dict[str, float]]:
     """Case -> metric -> score against `pictures`, for the cases that both drew in one size."""
-    pairs = {
-        picture.case: (picture.pixels(), drawn[picture.case].pixels)
-        for picture in pictures
-        if picture.case in drawn and (picture.height, picture.width, 3) == drawn[picture.case].pixels.shape
-    }
-    ours, theirs = [pair[1] for pair in pairs.values()], [pair[0] for pair in pairs.values()]
-    columns = {metric.NAME: metric.score(theirs, ours, device) for metric in metrics()}
-    return {case: {name: column[row] for name, column in columns.items()} for row, case in enumerate(pairs)}
+    found = {}
+    # a pair at a time: memory then depends on one picture's size, and not on how many there are
+    for picture in pictures:
+        if picture.case not in drawn:
+            continue
+        theirs, ours = picture.pixels(), drawn[picture.case].pixels
+        if theirs.shape == ours.shape:
+            found[picture.case] = {
+                metric.NAME: metric.score([theirs], [ours], device)[0] for metric in metrics()
+            }
+    return found
 
 
 def summarised(found: Mapping[str, dict[str, float]], cases: list[str]) -> dict[str, dict[str, Any]]:

@@ -163,7 +163,7 @@ class Bench:
         """The sound arm's record, with what its rungs make of other pictures than it drew."""
         pixels = {one.case: one.pixels.copy() for one in sound.drawn}
         fault.damage(pixels)
-        drawn = tuple(replace(one, pixels=pixels[one.case]) for one in sound.drawn)
+        drawn = tuple(replace(one, picture=pixels[one.case]) for one in sound.drawn)
         arm = arm_of(self.pipe(fault.recipe), fault.recipe, SUITE, reference=self.reference)
         measured = {rung.NAME: _measured(rung, arm, drawn) for rung in (images, text)}
         pictures = tuple(Picture.from_pixels(one.case, one.pixels) for one in drawn)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ernie_qa import fingerprint
 from ernie_qa.errors import UnavailableError
 from ernie_qa.fingerprint import Fingerprint, differences, same_build_and_machine, take_fingerprint
 
@@ -58,6 +59,19 @@ def test_a_package_that_is_absent_has_no_version(monkeypatch):
 def test_a_device_that_is_not_here(device):
     with pytest.raises(UnavailableError, match=f"no device {device} here: torch sees "):
         take_fingerprint(device)
+
+
+def test_the_driver_is_asked_once_a_process(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\necho 580.1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    fingerprint._driver.cache_clear()
+    try:
+        assert [fingerprint._driver(), fingerprint._driver()] == ["580.1"] * 2
+        assert (tmp_path / "log").read_text() == "asked\n"
+    finally:
+        fingerprint._driver.cache_clear()
 
 
 @pytest.mark.parametrize(

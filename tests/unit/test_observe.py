@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ernie_qa.judge import judge
@@ -12,6 +13,7 @@ from ernie_qa.pipeline import load_pipeline
 from ernie_qa.quantizers import Calls
 from ernie_qa.quantizers.layers import ungrouped
 from ernie_qa.recipe import find_recipe
+from ernie_qa.record import load_record
 from ernie_qa.rungs import activation
 from ernie_qa.suite import find_suite
 from ernie_qa.verdict import Status
@@ -132,3 +134,21 @@ def test_an_unsound_reference_does_not_end_a_sound_arm(
     verdict = judge(record, reference, recipe)
     assert verdict.status is Status.NOT_COMPARABLE
     assert "reference.sound" in {check.name for check in verdict.of(Status.NOT_COMPARABLE)}
+
+
+def test_no_picture_stays_in_memory(tiny_model: Path, small_suite: Path, tmp_path: Path) -> None:
+    observation = Observation(arm_of(load_pipeline(tiny_model, "bf16", "cpu"), "bf16", small_suite))
+    try:
+        while observation.left:
+            observation.draw()
+        assert all(isinstance(one.picture, tuple) for one in observation.drawn)
+        record = observation.finish()
+    finally:
+        observation.close()
+    assert len(record.pictures) == len(observation.drawn)
+    record.save(tmp_path / "record")
+    stored = load_record(tmp_path / "record")
+    assert not [one.case for one in (*record.pictures, *stored.pictures) if isinstance(one._png, bytes)]
+    for drawn, picture, read in zip(observation.drawn, record.pictures, stored.pictures, strict=True):
+        assert np.array_equal(drawn.pixels, picture.pixels())
+        assert read.png == picture.png

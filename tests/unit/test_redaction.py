@@ -90,3 +90,13 @@ def test_only_texts_change_and_only_once(value: object) -> None:
 def test_every_text_in_json_values() -> None:
     assert redacted({"a": [f"x {TOKEN}", 1], "b": {"c": None}}) == {"a": ["x <token>", 1], "b": {"c": None}}
     assert kept(f"/home/x/{TOKEN}") == "~/<token>"
+
+
+def test_secrets_are_looked_for_once_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: asked.append(1) or "a-secret-of-mine")
+    figures = {f"layer {index}": [f"layer {index}", "has a-secret-of-mine"] for index in range(50)}
+    assert redacted(figures)["layer 7"] == ["layer 7", "has <token>"]
+    assert len(asked) == 1
