@@ -6,7 +6,7 @@ checked without it. A new quantizer is a new file, or a package with an entry po
 """
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -104,6 +104,12 @@ class Quantizer(Protocol):
 
     def check_options(self, table: Table) -> Mapping[str, Any]:
         """The options in a recipe's section, checked and with defaults filled in; imports no torch."""
+
+    def keeping(
+        self, options: Mapping[str, Any], component: str, layers: Collection[str]
+    ) -> Mapping[str, Any]:
+        """The `options`, as a recipe writes them, with these `layers` of the component left as they are too,
+        by lists of strings. Only `ernie_qa.repair` asks: a quantizer without it cannot be repaired."""
 
     def prepare(self, device: str) -> None:
         """Import what it needs there, with the settings it needs: before loading is timed."""

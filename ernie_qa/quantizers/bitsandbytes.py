@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -49,6 +49,15 @@ def check_options(table: Table) -> Mapping[str, Any]:
         "compute_dtype": table.choice("compute_dtype", ("bfloat16", "float16", "float32"), "bfloat16"),
         "modules_to_not_convert": table.strings("modules_to_not_convert", ()),
     }
+
+
+def keeping(options: Mapping[str, Any], component: str, layers: Collection[str]) -> Mapping[str, Any]:
+    """transformers leaves alone whatever ends in a name, unless that begins with ^; diffusers knows no ^. So
+    the name of a layer of the transformer may mean one of the language models too."""
+    anchor = "" if component == "transformer" else "^"
+    # with a list of our own transformers no longer leaves the prompt enhancer's head alone by itself
+    before = options.get("modules_to_not_convert") or ("lm_head",)
+    return {**options, "modules_to_not_convert": (*before, *(f"{anchor}{layer}" for layer in layers))}
 
 
 def prepare(device: str) -> None:

@@ -28,7 +28,9 @@ def describe(module: Module, options: Mapping[str, Any]) -> tuple[LayerState, ..
 
     excluded = _excluded(module, options)
     return tuple(
-        _quantized(name, layer, options) if is_quantized(layer) else _plain(name, layer, excluded)
+        _quantized(name, layer, options, _skips(module, name, options["modules_to_not_convert"]))
+        if is_quantized(layer)
+        else _plain(name, layer, _skips(module, name, excluded))
         for name, layer in module.named_modules()
         if isinstance(layer, torch.nn.Linear)
     )
@@ -108,15 +110,22 @@ def _excluded(module: Module, options: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def _skips(name: str, excluded: Iterable[str]) -> str:
-    """Why bitsandbytes leaves a layer of that name alone; empty where none of `excluded` means it."""
-    why = next(
-        (key for key in excluded if name == key or name.startswith(f"{key}.") or key in name.split(".")), ""
-    )
+def _skips(module: Module, name: str, excluded: Iterable[str]) -> str:
+    """Why bitsandbytes leaves a layer of `module` alone; empty where none of `excluded` means its name."""
+    from transformers import PreTrainedModel
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    if isinstance(module, PreTrainedModel):
+        means = (key for key in excluded if not should_convert_module(name, [key]))
+    else:
+        means = (
+            key for key in excluded if name == key or name.startswith(f"{key}.") or key in name.split(".")
+        )
+    why = next(means, "")
     return f"bitsandbytes skips {why}" if why else ""
 
 
-def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
+def _plain(name: str, layer: Any, excluded: str) -> LayerState:
     weight = layer.weight
     size = weight.numel() * weight.element_size()
     return LayerState(
@@ -124,7 +133,7 @@ def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
         shape=tuple(weight.shape),
         quantized=False,
         kernel=False,
-        excluded=_skips(name, excluded),
+        excluded=excluded,
         bits=8 * weight.element_size(),
         bytes=size,
         side_bytes=0,
@@ -135,7 +144,7 @@ def _plain(name: str, layer: Any, excluded: list[str]) -> LayerState:
     )
 
 
-def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
+def _quantized(name: str, layer: Any, options: Mapping[str, Any], excluded: str) -> LayerState:
     import torch
 
     weight, state = layer.weight, layer.weight.quant_state
@@ -153,7 +162,7 @@ def _quantized(name: str, layer: Any, options: Mapping[str, Any]) -> LayerState:
         shape=tuple(state.shape),
         quantized=True,
         kernel=True,
-        excluded=_skips(name, options["modules_to_not_convert"]),
+        excluded=excluded,
         bits=4,
         bytes=weight.numel() * weight.element_size(),
         side_bytes=side_bytes,

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -76,6 +76,12 @@ def check_options(table: Table) -> Mapping[str, Any]:
     if "quantized_matmul_dtype" in table:
         options["quantized_matmul_dtype"] = table.choice("quantized_matmul_dtype", _MATMUL)
     return options
+
+
+def keeping(options: Mapping[str, Any], component: str, layers: Collection[str]) -> Mapping[str, Any]:
+    """Named as SDNQ names a weight: it then means that one of a component, and no part of another name."""
+    before = options.get("modules_to_not_convert", ())
+    return {**options, "modules_to_not_convert": (*before, *(f"{layer}.weight" for layer in layers))}
 
 
 def prepare(device: str) -> None:
