@@ -9,6 +9,7 @@ steps/<worker>      what its watchdog watches, and the stacks where that ended i
 from __future__ import annotations
 
 import fcntl
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ class Exchange:
     """One process's access to `directory`, which belongs to one run alone and which `make` has made.
 
     `worker` is the process's name in messages. `apart` is empty, or names what it keeps apart from the others
-    where kernels are compiled: how many one process compiled is told by its own directory.
+    where kernels are compiled: how many one process compiled is told by its own directory. `earlier` are the
+    recipes whose records were there before this run began.
     """
 
     directory: Path
     worker: str
     apart: str = ""
+    earlier: frozenset[str] = frozenset()
 
     def make(self) -> None:
         """Make the folders, where they are not there."""
@@ -72,6 +75,17 @@ class Exchange:
     def begun(self) -> tuple[str, ...]:
         """The recipes that somebody began, by name."""
         return tuple(sorted(file.name for file in (self.directory / "began").iterdir()))
+
+    def forget(self, recipe: str) -> None:
+        """Remove what there is of an arm that nobody is at work on: it may be begun again."""
+        for folder in ("broke", "began"):
+            (self.directory / folder / recipe).unlink(missing_ok=True)
+        shutil.rmtree(self.directory / "records" / recipe, ignore_errors=True)
+
+    def forget_steps(self) -> None:
+        """Remove what watchdogs wrote of processes that are gone."""
+        for file in (self.directory / "steps").iterdir():
+            file.unlink()
 
     def is_told(self, recipe: str) -> bool:
         """Whether whoever began the arm left its record, or why there is none."""

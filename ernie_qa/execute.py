@@ -337,6 +337,7 @@ class Session:
             reference=reference,
             accepted=accepted,
             teacher_cases=self.plan.teacher_cases,
+            timed_apart=bool(self._exchange and REFERENCE in self._exchange.earlier),
         )
         return Observation(
             arm,

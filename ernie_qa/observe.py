@@ -86,8 +86,10 @@ def arm_of(
     accepted: Pictures | None = None,
     model: Model | str | Path | None = None,
     teacher_cases: int = components.CASES,
+    timed_apart: bool = False,
 ) -> Arm:
-    """What is to be observed, checked; the arguments and errors are those of `observe`."""
+    """What is to be observed, checked; the arguments and errors are those of `observe`, and `timed_apart` is
+    `Arm`'s."""
     live: Any = pipe
     origin = provenance(pipe)
     if model is None and origin is None:
@@ -97,7 +99,7 @@ def arm_of(
     if teacher_cases < 0:
         raise InputError(f"{teacher_cases} teacher cases: needed is 0 or more")
     wanted, cases = find_recipe(recipe), find_suite(suite)
-    arm = Arm(pipe, known, wanted, cases, reference, accepted, artifact, teacher_cases)
+    arm = Arm(pipe, known, wanted, cases, reference, accepted, artifact, teacher_cases, timed_apart)
     check_sizes(arm.suite, live.vae_scale_factor, known.name)
     return arm
 

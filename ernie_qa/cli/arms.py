@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import indent
@@ -23,6 +23,7 @@ from ernie_qa.exchange import Exchange
 from ernie_qa.execute import Session
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.trajectories import Trajectories
+from ernie_qa.unfinished import unfinished
 
 if TYPE_CHECKING:
     from ernie_qa.plan import Plan
@@ -52,14 +53,33 @@ class _Share:
     timeout: int
 
 
-def run(plan: Plan, settings: Settings, timeout: int) -> Session:
+def run(plan: Plan, settings: Settings, timeout: int, kept: Exchange | None = None) -> Session:
     """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal.
 
     With a `timeout`, in seconds, a worker runs them and this process looks at no GPU: a step that takes
     longer ends the worker, its stacks are told on stderr, and another worker goes on with the next recipe.
-    ErnieQAError where there is no BF16 to compare with.
+    What is `kept` of an earlier run is not drawn again, and the rest is left there. ErnieQAError where there
+    is no BF16 to compare with.
     """
-    return _supervised(plan, settings, timeout) if timeout else _run(plan, settings)
+    return _supervised(plan, settings, timeout, kept) if timeout else _run(plan, settings, kept)
+
+
+@contextmanager
+def resumable(plan: Plan, settings: Settings, resume: bool) -> Iterator[Exchange | None]:
+    """Where arms are kept for the same run to go on with, and what an earlier one left there is told; None
+    without `resume`. Errors are those of `unfinished`."""
+    if not resume:
+        yield None
+        return
+    asked = {"all_rungs": settings.all_rungs, "baselines": settings.baselines}
+    with unfinished(plan, **asked) as (kept, told):
+        for line in told:
+            print(f"ernie-qa: {line}", file=sys.stderr)
+        if kept.earlier:
+            print(
+                f"ernie-qa: drawn before, and not again: {', '.join(sorted(kept.earlier))}", file=sys.stderr
+            )
+        yield kept
 
 
 def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeout: int = 0) -> Session:
@@ -91,26 +111,26 @@ def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeo
             all_rungs=settings.all_rungs,
             progress=progress,
             exchange=exchange,
-            watchdog=exchange.watchdog(timeout) if exchange else None,
+            watchdog=exchange.watchdog(timeout) if exchange and timeout else None,
         )
         try:
-            if exchange:
+            if timeout:
                 # what is missing here is told once, and no other worker is tried
                 session.prepare()
-            # what a worker before this one left is not drawn again
-            for recipe in (one for one in plan.recipes if one.name not in begun):
+            # what a worker before this one left is not drawn again, and judged by who started it
+            for recipe in (one for one in plan.recipes if not timeout or one.name not in begun):
                 try:
                     session.outcome(recipe)
                 except ErnieQAError as error:
                     if REFERENCE in session.broken or len(plan.recipes) == 1:
                         raise
-                    if exchange and session.leaked and recipe.name not in exchange.begun:
+                    if timeout and exchange and session.leaked and recipe.name not in exchange.begun:
                         break
                     # what the others showed is not lost
                     arm = "" if recipe.name in str(error) else f"{recipe.name}: "
                     tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
                 # a worker that goes on has a clean GPU
-                if exchange and session.leaked:
+                if timeout and session.leaked:
                     break
         except KeyboardInterrupt:
             if not session.records:
@@ -121,24 +141,24 @@ def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeo
     return session
 
 
-def _supervised(plan: Plan, settings: Settings, timeout: int) -> Session:
+def _supervised(plan: Plan, settings: Settings, timeout: int, kept: Exchange | None = None) -> Session:
     session = Session(plan, baselines=settings.baselines, require_baseline=settings.require_baseline)
     names = {REFERENCE, *(recipe.name for recipe in plan.recipes)}
-    with tempfile.TemporaryDirectory(prefix="ernie_qa-") as directory:
-        left = Exchange(Path(directory), "gate")
-        left.make()
+    with tempfile.TemporaryDirectory(prefix="ernie_qa-") if not kept else nullcontext() as directory:
+        common = kept or Exchange(Path(directory or ""), "gate")
+        common.make()
         interrupted, workers = False, 0
         try:
-            while names > (begun := set(left.begun)):
+            while names > (begun := set(common.begun)):
                 workers += 1
-                exchange = Exchange(left.directory, f"{workers}")
+                exchange = replace(common, worker=f"{workers}")
                 code = _worked(_Share(plan, settings, exchange, timeout))
-                _tell(left, set(left.begun) - begun, code, len(plan.recipes) == 1)
+                _tell(common, set(common.begun) - begun, code, len(plan.recipes) == 1)
         except KeyboardInterrupt:
             interrupted = True
         # nobody knows how the arm that was interrupted would have ended
-        ended = [name for name in left.begun if left.is_told(name) or not interrupted]
-        records, _ = left.gather(ended)
+        ended = [name for name in common.begun if common.is_told(name) or not interrupted]
+        records, _ = common.gather(ended)
         if interrupted and not records:
             raise KeyboardInterrupt
         session.adopt({name: _whole(record) for name, record in records.items()}, ended, names)

@@ -15,6 +15,7 @@ from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OF_STATUS, OK
 from ernie_qa.errors import InputError
 
 if TYPE_CHECKING:
+    from ernie_qa.execute import Session
     from ernie_qa.models.find import Model
     from ernie_qa.plan import Plan
 
@@ -38,6 +39,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "      a recipe of your own beside a shipped one; records and pictures go to out/\n"
         "  ernie-qa gate --model ~/models/ERNIE-Image-Turbo --suite turbo10 --device cuda\n"
         "      the full-size model on a GPU\n"
+        "  ernie-qa gate --resume --report out\n"
+        "      a long run: killed, the same command goes on after the last recipe that had ended\n"
         "  ernie-qa gate --dry-run --baselines baselines\n"
         "      what that would fetch, write and take here; draws nothing\n\n" + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,6 +57,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         type=Path,
         metavar="DIR",
         help="write records, verdict.json and a page, index.html, to a new or empty directory",
+    )
+    gate.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep each recipe's record until the run has ended; the same command then goes on where one was "
+        "killed, and draws nothing again",
     )
     gate.add_argument(
         "--dry-run",
@@ -149,8 +158,7 @@ def add_run(command: argparse.ArgumentParser) -> None:
 def _gate(options: argparse.Namespace) -> int:
     # only a gate draws; --help and the lists stay instant
     from ernie_qa.baseline.bundle import make_room
-    from ernie_qa.report.files import check_directory, document, next_step, save_candidates
-    from ernie_qa.report.written import summarize, write_report
+    from ernie_qa.report.files import check_directory
     from ernie_qa.watchdog import MOST
 
     if options.update and not options.baselines:
@@ -161,13 +169,27 @@ def _gate(options: argparse.Namespace) -> int:
         check_directory(options.report)
     if options.dry_run:
         return _dry_run(options)
-    from ernie_qa.cli.arms import Settings, run
+    from ernie_qa.cli.arms import Settings, resumable, run
+    from ernie_qa.unfinished import finished
 
     if options.update:
         make_room(options.baselines)
     checked = _plan(options, options.model)
     settings = Settings(options.baselines, options.require_baseline, options.any_allocator, options.all_rungs)
-    session = run(checked, settings, options.timeout)
+    with resumable(checked, settings, options.resume) as kept:
+        session = run(checked, settings, options.timeout, kept)
+        _tell(options, session)
+        # last: a run that is killed while it is told can still be gone on with
+        if kept and not session.broken and not session.unfinished:
+            finished(kept)
+    return INTERRUPTED if session.unfinished else OF_STATUS[session.status]
+
+
+def _tell(options: argparse.Namespace, session: Session) -> None:
+    """Print and write what a session has judged."""
+    from ernie_qa.report.files import document, next_step, save_candidates
+    from ernie_qa.report.written import summarize, write_report
+
     verdicts = [outcome.verdict for outcome in session.outcomes]
     if session.unfinished:
         print(f"ernie-qa: interrupted, and not judged: {', '.join(session.unfinished)}", file=sys.stderr)
@@ -179,12 +201,13 @@ def _gate(options: argparse.Namespace) -> int:
         from ernie_qa.report.terminal import lines
 
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(f"{checked.model.name} on suite {checked.suite.title}, {checked.device}\n")
+        plan = session.plan
+        print(f"{plan.model.name} on suite {plan.suite.title}, {plan.device}\n")
         width = shutil.get_terminal_size().columns
         print("\n".join(lines(verdicts, colour=colour, width=width)))
         if session.compared:
             print(f"\n{session.compared}\n{session.floor}")
-        for warning in checked.warnings:
+        for warning in plan.warnings:
             print(f"\n{warning}")
     if bundle and not options.json:
         print("", *next_step(options.baselines, session, bundle), sep="\n")
@@ -193,7 +216,6 @@ def _gate(options: argparse.Namespace) -> int:
         page = write_report(options.report, session)
         if not options.json:
             print(f"\nreport: {page}")
-    return INTERRUPTED if session.unfinished else OF_STATUS[session.status]
 
 
 def _plan(options: argparse.Namespace, model: Model | str) -> Plan:

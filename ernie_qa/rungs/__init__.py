@@ -65,8 +65,9 @@ class Arm:
     before the next one is drawn and timed, and so runs beside that one's warm-up.
 
     `teacher_cases` is how many cases BF16's arm records for the others, which are then fed them. A rung
-    leaves what it recorded in `kept`. Where a case was drawn for the components rung before the first
-    picture, it is in `rehearsed`: its id, seconds, and how many kernels were compiled.
+    leaves what it recorded in `kept`. `timed_apart` says that the reference was timed in an earlier run.
+    Where a case was drawn for the components rung before the first picture, it is in `rehearsed`: its id,
+    seconds, and how many kernels were compiled.
     """
 
     pipe: ErnieImagePipeline
@@ -77,6 +78,7 @@ class Arm:
     accepted: Pictures | None = None
     artifact: Model | None = None
     teacher_cases: int = 0
+    timed_apart: bool = False
     kept: list[Trajectories] = field(default_factory=list, compare=False, repr=False)
     rehearsed: list[dict[str, Any]] = field(default_factory=list, compare=False, repr=False)
     watches: list[Watching] = field(default_factory=list, compare=False, repr=False)

@@ -195,6 +195,8 @@ def _ratios(figures: Figures, arm: Arm) -> dict[str, Any]:
     reference = arm.reference
     if reference is None:
         return {"why": "there is no reference: observe with the bf16 record of this session"}
+    if arm.timed_apart:
+        return {"why": "BF16 was timed in an earlier run, which this one goes on with: run without --resume"}
     theirs = reference.figures.get(NAME, {})
     if not theirs.get("pictures"):
         return {"why": "the reference holds no figures of this rung: observe bf16 again"}
