@@ -48,7 +48,7 @@ def timed(record: Record, *pictures: Mapping[str, Any], **figures: Any) -> Recor
 def compared(record: Record, bf16: Record | None) -> Record:
     """`record` with the ratios that observing it against `bf16` would have measured."""
     model, suite = SimpleNamespace(identity=record.model), SimpleNamespace(hash=record.suite.hash)
-    arm: Any = SimpleNamespace(reference=bf16, model=model, suite=suite)
+    arm: Any = SimpleNamespace(reference=bf16, model=model, suite=suite, timed_apart=False)
     ratios = cost._ratios(thaw(record.figures["cost"]), arm)
     record = with_figures(record, "cost", "ratios", value=ratios)
     return replace(record, reference=bf16.hash if bf16 else None)
