@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KILLS = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+KILLS = Path(__file__).parents[2] / "benchmarks" / "kills"
 
 
 def test_ten_kills_lose_nothing() -> None:
