@@ -1,4 +1,4 @@
-"""The arms of `ernie-qa gate`: one after the other in this process, or, where a timeout is set, in one that
+"""The arms of a gate or a sweep: one after the other in this process, or, where a timeout is set, in one that
 can be ended."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ernie_qa.exchange import Exchange
 from ernie_qa.execute import Session
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.trajectories import Trajectories
-from ernie_qa.unfinished import unfinished
+from ernie_qa.unfinished import finished, unfinished
 
 if TYPE_CHECKING:
     from ernie_qa.plan import Plan
@@ -62,6 +62,12 @@ def run(plan: Plan, settings: Settings, timeout: int, kept: Exchange | None = No
     is no BF16 to compare with.
     """
     return _supervised(plan, settings, timeout, kept) if timeout else _run(plan, settings, kept)
+
+
+def let_go(kept: Exchange | None, session: Session) -> None:
+    """Remove what is kept of a run that has ended whole, and been told."""
+    if kept and not session.broken and not session.unfinished:
+        finished(kept)
 
 
 @contextmanager

@@ -6,12 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
+from ernie_qa.cli.arguments import add_device
 from ernie_qa.cli.exit_codes import OF_STATUS, OK
 from ernie_qa.durable import cannot, write
 from ernie_qa.errors import CapsuleError, UnavailableError
 
 CANNOT_TELL = 3
-_DEVICE = "where to run (cuda where there is a usable GPU, else cpu)"
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,7 +70,7 @@ def _add_export(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     export.add_argument(
         "--cases", type=int, default=2, metavar="N", help="draw the first N cases of the suite (2)"
     )
-    export.add_argument("--device", choices=("cpu", "cuda"), help=_DEVICE)
+    add_device(export)
     export.set_defaults(run=_export)
 
 
@@ -100,7 +100,7 @@ def _add_check(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     check.add_argument(
         "--recipe", metavar="RECIPE", help="quantize MODEL in memory: a shipped name or a TOML file"
     )
-    check.add_argument("--device", choices=("cpu", "cuda"), help=_DEVICE)
+    add_device(check)
     check.add_argument("--steps", type=int, metavar="N", help="draw no case further than N steps (all)")
     check.add_argument("--json", action="store_true", help="print the answer as JSON")
     check.set_defaults(run=_check)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.arguments import add_device
 from ernie_qa.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     diagnose.add_argument(
         "--draw", action="store_true", help="draw a picture at these settings, put beside --output or into it"
     )
-    diagnose.add_argument(
-        "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
-    )
+    add_device(diagnose)
     diagnose.add_argument(
         "--output",
         type=Path,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.arguments import add_model, add_suite
 from ernie_qa.cli.exit_codes import FAILED, OK
 
 if TYPE_CHECKING:
@@ -33,19 +34,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    fits.add_argument(
-        "--model",
-        default="mini",
-        metavar="MODEL",
-        help="a shipped name, a diffusers directory or a hub id (mini)",
-    )
+    add_model(fits)
     fits.add_argument("--recipe", required=True, metavar="RECIPE", help="a shipped name or a TOML file")
     fits.add_argument(
         "--memory", required=True, type=_gib, metavar="GIB", help="how much there may be, in GiB"
     )
-    fits.add_argument(
-        "--suite", metavar="SUITE", help="a shipped name or a TOML file (the one that the model names)"
-    )
+    add_suite(fits)
     fits.add_argument("--case", metavar="ID", help="the case to draw (the one with the most pixels)")
     fits.add_argument(
         "--artifact",

@@ -11,6 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.arguments import (
+    add_device,
+    add_model,
+    add_resume,
+    add_session,
+    add_suite,
+    check_timeout,
+)
 from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OF_STATUS, OK
 from ernie_qa.errors import InputError
 
@@ -58,12 +66,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="DIR",
         help="write records, verdict.json and a page, index.html, to a new or empty directory",
     )
-    gate.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep each recipe's record until the run has ended; the same command then goes on where one was "
-        "killed, and draws nothing again",
-    )
+    add_resume(gate)
     gate.add_argument(
         "--dry-run",
         action="store_true",
@@ -79,12 +82,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def add_run(command: argparse.ArgumentParser) -> None:
     """Add the options that say what is drawn, how, and what it is judged by."""
-    command.add_argument(
-        "--model",
-        default="mini",
-        metavar="MODEL",
-        help="a shipped name, a diffusers directory or a hub id (mini)",
-    )
+    add_model(command)
     command.add_argument(
         "--recipe",
         action="append",
@@ -92,9 +90,7 @@ def add_run(command: argparse.ArgumentParser) -> None:
         metavar="RECIPE",
         help="a shipped name or a TOML file; may be repeated (all shipped recipes)",
     )
-    command.add_argument(
-        "--suite", metavar="SUITE", help="a shipped name or a TOML file (the one that the model names)"
-    )
+    add_suite(command)
     command.add_argument(
         "--seeds",
         type=int,
@@ -102,9 +98,7 @@ def add_run(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draw every case with N seeds, its own and others: what may decide an undecided limit (1)",
     )
-    command.add_argument(
-        "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
-    )
+    add_device(command)
     command.add_argument(
         "--artifact",
         action="append",
@@ -127,24 +121,7 @@ def add_run(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="feed each part what BF16 fed it in the first N cases of the suite (2)",
     )
-    command.add_argument(
-        "--all-rungs",
-        action="store_true",
-        help="measure every rung, even where a required check failed before a picture was drawn",
-    )
-    command.add_argument(
-        "--any-allocator",
-        action="store_true",
-        help="measure even under allocator settings that let reserved memory run away",
-    )
-    command.add_argument(
-        "--timeout",
-        type=int,
-        default=0,
-        metavar="SECONDS",
-        help="end a recipe of which one step, as loading or a picture, takes longer, tell where it hung, "
-        "and go on with the next (0: wait for ever)",
-    )
+    add_session(command)
     command.add_argument(
         "--baselines", type=Path, metavar="DIR", help="accepted figures to compare with (none)"
     )
@@ -159,18 +136,15 @@ def _gate(options: argparse.Namespace) -> int:
     # only a gate draws; --help and the lists stay instant
     from ernie_qa.baseline.bundle import make_room
     from ernie_qa.report.files import check_directory
-    from ernie_qa.watchdog import MOST
 
     if options.update and not options.baselines:
         raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
-    if not 0 <= options.timeout <= MOST:
-        raise InputError(f"--timeout {options.timeout}: needed are seconds, {MOST} at most, or 0 for none")
+    check_timeout(options.timeout)
     if options.report:
         check_directory(options.report)
     if options.dry_run:
         return _dry_run(options)
-    from ernie_qa.cli.arms import Settings, resumable, run
-    from ernie_qa.unfinished import finished
+    from ernie_qa.cli.arms import Settings, let_go, resumable, run
 
     if options.update:
         make_room(options.baselines)
@@ -180,8 +154,7 @@ def _gate(options: argparse.Namespace) -> int:
         session = run(checked, settings, options.timeout, kept)
         _tell(options, session)
         # last: a run that is killed while it is told can still be gone on with
-        if kept and not session.broken and not session.unfinished:
-            finished(kept)
+        let_go(kept, session)
     return INTERRUPTED if session.unfinished else OF_STATUS[session.status]
 
 

@@ -7,6 +7,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from ernie_qa.cli.arguments import add_any_allocator, add_device, add_model, add_suite
 from ernie_qa.cli.exit_codes import FAILED, NOT_COMPARABLE, OK
 from ernie_qa.errors import ErnieQAError, InputError
 
@@ -37,26 +38,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     repair.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="the new recipe, a .toml that is not there"
     )
-    repair.add_argument(
-        "--model",
-        default="mini",
-        metavar="MODEL",
-        help="a shipped name, a diffusers directory or a hub id (mini)",
-    )
-    repair.add_argument(
-        "--suite", metavar="SUITE", help="a shipped name or a TOML file (the one that the model names)"
-    )
-    repair.add_argument(
-        "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
-    )
+    add_model(repair)
+    add_suite(repair)
+    add_device(repair)
     repair.add_argument(
         "--trials", type=int, default=100, metavar="N", help="try at most N sets of layers (100)"
     )
-    repair.add_argument(
-        "--any-allocator",
-        action="store_true",
-        help="measure even under allocator settings that let reserved memory run away",
-    )
+    add_any_allocator(repair)
     repair.set_defaults(run=_repair)
 
 

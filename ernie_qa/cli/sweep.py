@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+from ernie_qa.cli.arguments import (
+    add_device,
+    add_model,
+    add_resume,
+    add_session,
+    add_suite,
+    check_timeout,
+)
 from ernie_qa.cli.exit_codes import FAILED, INTERRUPTED, NOT_COMPARABLE, OK
 
 
@@ -29,32 +37,21 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "  ernie-qa sweep grid.toml --dry-run\n"
         "      the arms that the grid makes; runs nothing\n"
         "  ernie-qa sweep grid.toml --report out\n"
-        "      on the shipped miniature; records as arms end, then the plot, go to out/\n"
-        "  ernie-qa sweep grid.toml --model ~/models/ERNIE-Image-Turbo --suite turbo10 --device cuda\n"
-        "      the full-size model on a GPU\n\n"
+        "      on the shipped miniature; records and the plot go to out/\n"
+        "  ernie-qa sweep grid.toml --model ~/models/ERNIE-Image-Turbo --suite turbo10 --device cuda \\\n"
+        "      --resume --report out\n"
+        "      the full-size model on a GPU; killed, the same command goes on where it was\n\n"
         "exit codes: 0 an arm passes, 1 none does, 2 bad input or something missing here, 3 none does\n"
         "and not all could be judged, 130 interrupted: what was drawn to its end is judged and kept",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     sweep.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file with a [grid]")
-    sweep.add_argument(
-        "--model",
-        default="mini",
-        metavar="MODEL",
-        help="a shipped name, a diffusers directory or a hub id (mini)",
-    )
-    sweep.add_argument(
-        "--suite", metavar="SUITE", help="a shipped name or a TOML file (the one that the model names)"
-    )
-    sweep.add_argument(
-        "--device", choices=("cpu", "cuda"), help="where to run (cuda where there is a usable GPU, else cpu)"
-    )
-    sweep.add_argument(
-        "--all-rungs",
-        action="store_true",
-        help="draw the pictures of arms too that failed before a picture was drawn",
-    )
+    add_model(sweep)
+    add_suite(sweep)
+    add_device(sweep)
+    add_session(sweep)
+    add_resume(sweep)
     sweep.add_argument(
         "--report",
         type=Path,
@@ -66,13 +63,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from ernie_qa.cli.bar import progress_bar
-    from ernie_qa.meter import require_device
     from ernie_qa.plan import plan, visible_device
     from ernie_qa.report.files import check_directory
     from ernie_qa.sweep.grid import arms
     from ernie_qa.wording import counted
 
+    check_timeout(options.timeout)
     if options.report:
         check_directory(options.report)
     checked = plan(options.model, arms(options.recipe), options.suite)
@@ -80,25 +76,29 @@ def _sweep(options: argparse.Namespace) -> int:
         print("\n".join(recipe.name for recipe in checked.recipes))
         print(f"\n{counted(len(checked.recipes), 'arm')} and bf16, at most {checked.pictures} pictures")
         return OK
+    from ernie_qa.cli.arms import Settings, let_go, resumable, run
+    from ernie_qa.meter import require_device
     from ernie_qa.sweep.rows import found
-    from ernie_qa.sweep.run import run
     from ernie_qa.sweep.told import lines, write
     from ernie_qa.verdict import Status
 
     checked = replace(checked, device=options.device or visible_device())
-    require_device(checked.device)
-    with progress_bar("picture") as progress:
-        swept = run(checked, all_rungs=options.all_rungs, directory=options.report, progress=progress)
-    best = found(swept.session, swept.errors)
-    print(f"{checked.model.name} on suite {checked.suite.title}, {checked.device}\n")
-    print("\n".join(lines(best, swept, shutil.get_terminal_size().columns)))
-    for error in swept.errors.values():
-        print(f"ernie-qa: {error}", file=sys.stderr)
-    for warning in dict.fromkeys(checked.warnings):
-        print(f"\n{warning}")
-    if options.report:
-        print(f"\nreport: {write(options.report, best, swept)}")
-    if best.unfinished:
+    if not options.timeout:
+        # else a worker looks at it, which can be ended
+        require_device(checked.device)
+    settings = Settings(None, False, options.any_allocator, options.all_rungs)
+    began = time.monotonic()
+    with resumable(checked, settings, options.resume) as kept:
+        session = run(checked, settings, options.timeout, kept)
+        best = found(session, time.monotonic() - began)
+        print(f"{checked.model.name} on suite {checked.suite.title}, {checked.device}\n")
+        print("\n".join(lines(best, shutil.get_terminal_size().columns)))
+        for warning in dict.fromkeys(checked.warnings):
+            print(f"\n{warning}")
+        if options.report:
+            print(f"\nreport: {write(options.report, best, session)}")
+        let_go(kept, session)
+    if session.unfinished:
         return INTERRUPTED
     statuses = {row.status for row in best.arms}
     if Status.PASS in statuses:

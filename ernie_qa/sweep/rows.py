@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
@@ -43,13 +42,14 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Found:
     """All rows, BF16's first; what fidelity and memory are; the pictures that arms stopped early
-    did not draw are `cases` for each."""
+    did not draw are `cases` for each, and all `took` so many seconds."""
 
     rows: tuple[Row, ...]
     measure: str
     memory: str
     cases: int
     unfinished: tuple[str, ...]
+    took: float
 
     @property
     def arms(self) -> tuple[Row, ...]:
@@ -69,8 +69,8 @@ class Found:
         return median(timed) * self.cases * len(self.stopped) if timed else None
 
 
-def found(session: Session, errors: Mapping[str, str]) -> Found:
-    """What `session` found; `errors` are those of the arms that broke off."""
+def found(session: Session, took: float) -> Found:
+    """What `session` found in so many seconds."""
     records = session.records
     verdicts = {outcome.verdict.recipe: outcome.verdict for outcome in session.outcomes}
     figures = {name: measured(record) for name, record in records.items()}
@@ -79,7 +79,7 @@ def found(session: Session, errors: Mapping[str, str]) -> Found:
     rows = []
     for number, name in enumerate(dict.fromkeys((REFERENCE, *(one.name for one in session.plan.recipes)))):
         if name not in records:
-            note = errors.get(name, "not run: interrupted")
+            note = "broke off" if name in session.broken else "not run: interrupted"
             rows.append(Row(number, name, None, None, None, None, False, False, note))
             continue
         record, (lpips, held, peak, seconds) = records[name], figures[name]
@@ -103,6 +103,7 @@ def found(session: Session, errors: Mapping[str, str]) -> Found:
         "peak allocated" if on_gpu else "weights in memory",
         len(session.plan.suite.cases),
         session.unfinished,
+        took,
     )
 
 

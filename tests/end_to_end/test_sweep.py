@@ -1,6 +1,7 @@
 """`ernie-qa sweep` on the shipped miniature: what passes, is stopped early, or is left when interrupted."""
 
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 
 from ernie_qa import execute
 from ernie_qa.cli import main
+from ernie_qa.fidelity.lpips_weights import cache_path
 from ernie_qa.recipe import REFERENCE, Recipe
 from ernie_qa.record import load_record
 
+WEIGHTS = cache_path()
 GRID = """
 schema = 1
 summary = "one good, one bad"
@@ -65,27 +68,32 @@ def test_a_sweep_stops_the_bad_arm_and_ends_in_a_front(
     assert (out / "index.html").is_file()
 
 
-def test_an_interrupted_sweep_leaves_what_ended(
+def test_an_interrupted_sweep_keeps_what_ended_and_goes_on(
     given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     load, out = execute.load_pipeline, tmp_path / "out"
-    seen: list[Any] = []
+    loads: list[str] = []
 
     def loading(model: Any, recipe: Recipe, device: str, **options: Any) -> Any:
-        if recipe.name == "int8":
-            # what one killed here would leave
-            seen.append(json.loads((out / "verdict.json").read_text(encoding="utf-8")))
+        loads.append(recipe.name)
+        if recipe.name == "int8" and loads.count("int8") == 1:
             raise KeyboardInterrupt
         return load(model, recipe, device, **options)
 
     monkeypatch.setattr(execute, "load_pipeline", loading)
-    assert main([*given, "--report", str(out)]) == 130
+    monkeypatch.setenv("ERNIE_QA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    shutil.copy(WEIGHTS, tmp_path / "cache")
+    assert main([*given, "--resume", "--report", str(out)]) == 130
     assert "Interrupted, and not run to the end: int8" in capfd.readouterr().out
-    for document in (*seen, json.loads((out / "verdict.json").read_text(encoding="utf-8"))):
-        assert document["unfinished"] == ["int8"]
-        assert [one["recipe"] for one in document["verdicts"]] == ["uint2"]
-        assert document["status"] == "fail"
+    document = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+    assert document["unfinished"] == ["int8"]
+    assert [one["recipe"] for one in document["verdicts"]] == ["uint2"]
+    assert document["status"] == "fail"
     assert {one.parent.name for one in out.glob("*/record.json")} == {REFERENCE, "uint2"}
+    assert main([*given, "--resume"]) == 0
+    assert loads == [REFERENCE, "uint2", "int8", "int8"]
+    assert "1 of 2 arms passes" in capfd.readouterr().out
 
 
 def test_an_arm_that_breaks_off_does_not_end_the_sweep(

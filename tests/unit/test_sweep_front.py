@@ -52,7 +52,7 @@ def test_the_plot_has_a_mark_for_each_row_with_figures() -> None:
         row(2, "b", Status.FAIL, fidelity=0.7),
         row(3, "c", Status.FAIL, fidelity=None, seconds=None),
     )
-    drawing = ElementTree.fromstring(svg(Found(rows, LPIPS, "weights in memory", 2, ())))
+    drawing = ElementTree.fromstring(svg(Found(rows, LPIPS, "weights in memory", 2, (), 1.0)))
     texts = [one.text for one in drawing.iter() if one.tag.endswith("text")]
     for number, panels in (("1", 2), ("2", 2), ("3", 0)):
         # axis numbers stand beside them: these values have none of the numbers of rows on an axis

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ernie_qa import unfinished as resuming
 from ernie_qa.errors import InputError
 from ernie_qa.plan import Plan, plan
 from ernie_qa.recipe import REFERENCE, Recipe
@@ -62,6 +63,31 @@ def test_a_damaged_record_is_told_and_drawn_again(planned: Plan, observed: Obser
         kept.begin("lenient")
 
 
+def test_without_bf16_nothing_is_taken(planned: Plan, observed: Observed) -> None:
+    place = begun(planned, observed[1])
+    (place / "records" / REFERENCE / "record.json").write_text("{")
+    with unfinished(planned, rungs=False) as (kept, told):
+        assert not kept.earlier
+        assert [line.partition(":")[0] for line in told] == [
+            f"{REFERENCE} is drawn again",
+            f"without {REFERENCE}'s record, drawn again",
+        ]
+        for name in observed[1]:
+            kept.begin(name)
+
+
+def test_edited_code_is_another_run(
+    planned: Plan, observed: Observed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(planned, observed[1])
+    package = tmp_path / "ernie_qa"
+    package.mkdir()
+    (package / "observe.py").write_text("edited = True")
+    monkeypatch.setattr(resuming, "__file__", str(package / "unfinished.py"))
+    with unfinished(planned, rungs=False) as (kept, _):
+        assert not kept.earlier
+
+
 def test_another_run_finds_nothing_of_it(
     planned: Plan, observed: Observed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +132,12 @@ def test_two_at_once_are_refused(planned: Plan) -> None:
 def test_what_nobody_goes_on_with_goes(planned: Plan, observed: Observed, tmp_path: Path) -> None:
     old = begun(planned, observed[1])
     then = old.stat().st_mtime - (KEPT_DAYS + 1) * 86400
+    os.utime(old, (then, then))
+    with unfinished(planned, rungs=False):
+        pass
+    # it was gone on with
+    with unfinished(planned, rungs=True):
+        assert old.is_dir()
     os.utime(old, (then, then))
     with unfinished(planned, rungs=True) as (kept, _):
         assert [one.name for one in (tmp_path / "cache" / FOLDER).iterdir()] == [kept.directory.name]

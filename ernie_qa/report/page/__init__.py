@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_qa.durable import cannot
 from ernie_qa.errors import InputError
 from ernie_qa.report.files import write_whole
-from ernie_qa.report.page import costs, curves, environment, ladder, sides, triplets
+from ernie_qa.report.page import costs, curves, environment, frame, ladder, sides, triplets
 from ernie_qa.report.shown import groups, status_of
 from ernie_qa.verdict import Status, worst
 from ernie_qa.wording import counted, figure
@@ -51,28 +47,18 @@ def write_page(
     pictures are the two records'. At most `most` cases of a record are shown. InputError where nothing can be
     written there.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    templates = Environment(
-        loader=PackageLoader("ernie_qa.report.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     # of one budget: a page about many records must not outgrow a reader
     room = max(12, 360 // max(1, len(shown)))
     order = (Status.FAIL, Status.NOT_COMPARABLE, Status.PASS, Status.NOT_APPLICABLE)
     if comparison is None:
         shown = sorted(shown, key=lambda one: order.index(one.verdict.status))
-    style, script = asset("style.css"), asset("page.js")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         found = [triplets.of(one, directory, suite, most, comparison) for one in shown]
         # what a reader sees without opening anything: what failed, or else the first pair there is
         pairs = [one for one, pictures in zip(shown, found, strict=True) if pictures.paired]
         first = pairs[0] if pairs and status_of(shown) is not Status.FAIL else None
-        template = templates.get_template("page.html")
+        made = frame.page("page.html", script="page.js")
         about = {
             "status": _status(shown, [*broken, *unfinished]),
             "headline": _compared(comparison) if comparison else ladder.headline(shown, broken, unfinished),
@@ -95,11 +81,6 @@ def write_page(
             "spelt": figure,
             "counted": counted,
             "floored": any(check.floor is not None for one in shown for check in one.verdict.checks),
-            "style": style,
-            "script": script,
-            "style_hash": source(style),
-            "script_hash": source(script),
-            "version": version("ernie-qa"),
         }
         for cut in CUTS:
             arms = [
@@ -111,7 +92,7 @@ def write_page(
                 }
                 for one, pictures in zip(shown, found, strict=True)
             ]
-            page = template.render(about, arms=arms, longest=LONGEST // cut)
+            page = made(**about, arms=arms, longest=LONGEST // cut)
             if len(page.encode()) < MOST_BYTES:
                 break
         write_whole(directory / PAGE, page)
@@ -132,13 +113,3 @@ def _compared(comparison: Comparison) -> str:
 def _status(shown: Sequence[Shown], unjudged: Sequence[str]) -> Status:
     """What all amount to: a recipe without a verdict is not comparable."""
     return worst([status_of(shown), *(Status.NOT_COMPARABLE for _ in unjudged)])
-
-
-def asset(name: str) -> str:
-    """The text of one of the page's own files, as style.css."""
-    return (files(__name__) / "templates" / name).read_text(encoding="utf-8")
-
-
-def source(text: str) -> str:
-    """`text` as a Content-Security-Policy names it: nothing else may run in the page."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
