@@ -73,7 +73,10 @@ def _add_output(command: argparse.ArgumentParser, required: bool) -> None:
         "--suite", metavar="SUITE", help="the suite that was drawn, for its prompts (a shipped one is found)"
     )
     command.add_argument(
-        "--pictures", type=int, default=12, metavar="N", help="show the N worst cases of each record (12)"
+        "--pictures",
+        type=int,
+        metavar="N",
+        help="show the N worst cases of each record (12, fewer of more than five records)",
     )
 
 
@@ -121,8 +124,8 @@ def _compare(options: argparse.Namespace) -> int:
     return OK if comparison.comparable else NOT_COMPARABLE
 
 
-def _check_pictures(most: int) -> None:
-    if most < 0:
+def _check_pictures(most: int | None) -> None:
+    if most is not None and most < 0:
         raise InputError(f"--pictures {most}: needed is 0 or more")
 
 

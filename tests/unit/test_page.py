@@ -77,6 +77,19 @@ def test_a_page_of_four_recipes_that_fail_everywhere_is_bounded(session: Session
     assert "0 a long message" in page
 
 
+def test_a_page_of_many_recipes_is_bounded_too(session: Session, tmp_path: Path) -> None:
+    checks = tuple(
+        Check(f"images.n{n}", rung, Status.FAIL, f"{n} " + "a long message " * 140, case=f"case-{n}")
+        for rung in ("package", "activation", "components", "images", "text", "cost", "baseline")
+        for n in range(40)
+    )
+    shown = [replace(one, verdict=Verdict("bad", checks)) for one in of_session(session)[:1] * 24]
+    page = write_page(tmp_path / "page", shown).read_text(encoding="utf-8")
+    assert len(page.encode()) < 300_000
+    assert page.count("40, which verdict.json holds.") == 24 * 7
+    assert page.count("0 a long message") == 24
+
+
 def test_a_rung_that_decides_nothing_says_one_thing(session: Session, tmp_path: Path) -> None:
     checks = (
         Check("images.lpips_mean", "images", Status.PASS, "LPIPS"),

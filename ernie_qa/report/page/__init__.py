@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 PAGE = "index.html"
 MOST_PICTURES = 12
 """Cases shown for one record, the worst ones; the rest is counted."""
+PAIRS = 60
+"""Cases shown on one page, of all records together."""
 
 MOST_BYTES = 300_000
 """Of the page, without its pictures. One that is larger is made again with less of its messages."""
-CUTS = (1, 2, 4, 8)
-LONGEST = 700
+CUTS = (1, 2, 4, 8, 1000)
+"""By what the room for checks is divided; the last leaves none, and verdict.json has them all."""
+LONGEST, SHORTEST = 700, 88
 """Characters of one message in the ladder; above it a message has twice as many."""
 
 
@@ -38,17 +41,20 @@ def write_page(
     broken: Sequence[str] = (),
     unfinished: Sequence[str] = (),
     comparison: Comparison | None = None,
-    most: int = MOST_PICTURES,
+    most: int | None = None,
 ) -> Path:
     """Write the page about `shown` into `directory`, and return where it is.
 
     `suite` has the prompts; without it they are looked for among the shipped suites. `broken` names recipes
     that broke off, `unfinished` those that an interruption left without a verdict. With a `comparison`, its
-    pictures are the two records'. At most `most` cases of a record are shown. InputError where nothing can be
-    written there.
+    pictures are the two records'. At most `most` cases of a record are shown, `MOST_PICTURES` where it is not
+    given, or fewer of many records. InputError where nothing can be written there.
     """
     # of one budget: a page about many records must not outgrow a reader
     room = max(12, 360 // max(1, len(shown)))
+    if most is None:
+        drawn = sum(bool(one.record.pictures) for one in shown)
+        most = max(1, min(MOST_PICTURES, PAIRS // max(1, drawn)))
     order = (Status.FAIL, Status.NOT_COMPARABLE, Status.PASS, Status.NOT_APPLICABLE)
     if comparison is None:
         shown = sorted(shown, key=lambda one: order.index(one.verdict.status))
@@ -92,7 +98,7 @@ def write_page(
                 }
                 for one, pictures in zip(shown, found, strict=True)
             ]
-            page = made(**about, arms=arms, longest=LONGEST // cut)
+            page = made(**about, arms=arms, longest=max(SHORTEST, LONGEST // cut))
             if len(page.encode()) < MOST_BYTES:
                 break
         write_whole(directory / PAGE, page)

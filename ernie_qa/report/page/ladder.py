@@ -58,7 +58,8 @@ class Ladder:
 
 
 def ladder(verdict: Verdict, room: int) -> Ladder:
-    """The ladder of one verdict: as many checks as there is `room` for, but three of each rung."""
+    """The ladder of one verdict: as many checks as there is `room` for, but three of each rung; none where
+    that is 0."""
     names = _rungs([verdict])
     asks = {rung.NAME: _asks(rung.__doc__) for rung in rungs()}
     steps = []
@@ -68,7 +69,8 @@ def ladder(verdict: Verdict, room: int) -> Ladder:
             key=lambda one: (_order(one.status), one.limit is None),
         )
         bad = [check for check in checks if check.status in (Status.FAIL, Status.NOT_COMPARABLE)]
-        share = max(3, room * len(checks) // max(1, len(verdict.checks)), min(len(bad), room // 2))
+        fair = room * len(checks) // max(1, len(verdict.checks))
+        share = max(3, fair, min(len(bad), room // 2)) if room else 0
         required = worst(check.status for check in checks if check.required)
         steps.append(
             Step(name, asks.get(name, ""), required, cell(verdict, name), tuple(checks[:share]), len(checks))
