@@ -61,12 +61,10 @@ def _repair(options: argparse.Namespace) -> int:
     from ernie_qa.recipe import find_recipe
     from ernie_qa.repair import repair
     from ernie_qa.repair.told import comments, lines
-    from ernie_qa.repair.written import check_layout, rewritten
+    from ernie_qa.repair.written import rewritten
     from ernie_qa.verdict import Status
 
-    # a file that cannot be written anew is told before an hour of trials
     recipe = find_recipe(options.recipe)
-    check_layout(recipe)
     with progress_bar("trial") as progress:
         found = repair(
             options.model,

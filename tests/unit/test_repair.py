@@ -16,7 +16,7 @@ from ernie_qa.record import Record
 from ernie_qa.repair import Bench, candidates
 from ernie_qa.repair.candidates import Layer
 from ernie_qa.repair.search import search
-from ernie_qa.repair.written import check_layout, rewritten
+from ernie_qa.repair.written import rewritten
 from ernie_qa.toml_input import Table
 from ernie_qa.verdict import Check, Status, Verdict
 from tests.arms import source
@@ -219,7 +219,6 @@ def test_only_the_list_is_written_anew(tmp_path: Path, more: str, before: tuple[
     path = tmp_path / "mine.toml"
     path.write_text(SDNQ.format(more=more), encoding="utf-8")
     recipe = find_recipe(path)
-    check_layout(recipe)
     kept = find_quantizer("sdnq").keeping(recipe.options["sdnq"], "transformer", ["layers.0.mlp.up_proj"])
     new = tmp_path / "new.toml"
     new.write_text(rewritten(recipe, {"sdnq": kept}, ["what it is"]), encoding="utf-8")
@@ -248,14 +247,19 @@ def test_a_quantizer_without_a_section_gets_one(tmp_path: Path) -> None:
     assert listed == ("lm_head", "^model.layers.0.mlp.up_proj")
 
 
-def test_a_file_that_cannot_be_written_anew_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "layout",
+    ['sdnq = {weights_dtype = "uint3"}', 'sdnq.weights_dtype = "uint3"', '[sdnq]\n"weights_dtype" = "uint3"'],
+)
+def test_however_the_file_is_laid_out(tmp_path: Path, layout: str) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(
-        'schema = 1\nsummary = "a"\ncomponents = {pe = "sdnq"}\nsdnq = {weights_dtype = "uint3"}\n',
-        encoding="utf-8",
-    )
-    with pytest.raises(RecipeError, match=r"mine.toml: cannot be written anew: write \[sdnq\] as a section"):
-        check_layout(find_recipe(path))
+    path.write_text(f'schema = 1\nsummary = "a"\ncomponents = {{pe = "sdnq"}}\n{layout}\n', encoding="utf-8")
+    recipe = find_recipe(path)
+    kept = find_quantizer("sdnq").keeping(recipe.options["sdnq"], "pe", ["lm_head"])
+    new = tmp_path / "new.toml"
+    new.write_text(rewritten(recipe, {"sdnq": kept}, []), encoding="utf-8")
+    listed = {"weights_dtype": "uint3", "modules_to_not_convert": ("lm_head.weight",)}
+    assert find_recipe(new).options["sdnq"] == listed
 
 
 def test_a_quantizer_that_keeps_nothing_is_told(
