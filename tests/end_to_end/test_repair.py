@@ -52,10 +52,18 @@ def recipe(tmp_path: Path) -> Callable[[float, float], Path]:
     return write
 
 
+@pytest.fixture
+def drawn(tiny_model: Path, small_suite: Path, tmp_path: Path) -> list[str]:
+    """What every command here draws, and where it writes."""
+    given = {"model": tiny_model, "suite": small_suite, "device": "cpu", "output": tmp_path / "kept.toml"}
+    return [f"--{name}={value}" for name, value in given.items()]
+
+
 def test_a_failing_recipe_is_repaired(
     tiny_model: Path,
     small_suite: Path,
     tmp_path: Path,
+    drawn: list[str],
     recipe: Callable[[float, float], Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -66,9 +74,8 @@ def test_a_failing_recipe_is_repaired(
     assert whole is not None
     # two layers are beyond their limit, and keeping them is not enough
     broken, output = recipe(0.05 * whole, (worst[-3] + worst[-2]) / 2), tmp_path / "kept.toml"
-    model = ["--model", str(tiny_model), "--suite", str(small_suite), "--device", "cpu"]
 
-    assert main(["repair", str(broken), *model, "--output", str(output)]) == 0
+    assert main(["repair", str(broken), *drawn]) == 0
     said = capsys.readouterr().out
     assert "uint2 is repaired by keeping" in said
     assert "Without any single one of them it fails" in said
@@ -95,37 +102,24 @@ def test_a_failing_recipe_is_repaired(
 
 
 def test_what_cannot_be_repaired_is_told(
-    tiny_model: Path,
-    small_suite: Path,
     tmp_path: Path,
+    drawn: list[str],
     recipe: Callable[[float, float], Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output = tmp_path / "kept.toml"
-    ask = [
-        "--model",
-        str(tiny_model),
-        "--suite",
-        str(small_suite),
-        "--device",
-        "cpu",
-        "--output",
-        str(output),
-    ]
-
-    assert main(["repair", str(recipe(100, 100)), *ask]) == 0
+    assert main(["repair", str(recipe(100, 100)), *drawn]) == 0
     assert capsys.readouterr().out == "uint2 passes already: nothing was written\n"
 
-    assert main(["repair", str(recipe(100, 0.0)), *ask]) == 1
+    assert main(["repair", str(recipe(100, 0.0)), *drawn]) == 1
     said = capsys.readouterr().out
     assert "every quantized layer of transformer is beyond its limit: leave it out of [components]" in said
 
-    assert main(["repair", str(recipe(1e-9, 100)), *ask, "--trials", "2"]) == 1
+    assert main(["repair", str(recipe(1e-9, 100)), *drawn, "--trials", "2"]) == 1
     said = capsys.readouterr().out
     assert said.startswith(
         "uint2 was not repaired: none of 2 sets of layers passes; that is all --trials 2 allows\nbest found:"
     )
-    assert not output.exists()
+    assert not (tmp_path / "kept.toml").exists()
 
 
 def test_layers_that_are_kept_only_for_their_name_are_told(
