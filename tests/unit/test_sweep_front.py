@@ -62,7 +62,7 @@ def test_the_plot_has_a_mark_for_each_row_with_figures() -> None:
 
 
 def test_an_empty_plot_is_still_a_drawing() -> None:
-    found = Found((row(0, REFERENCE, None, fidelity=None, seconds=None),), LPIPS, "weights in memory", 2, ())
+    found = Found((row(0, REFERENCE, None, fidelity=None, seconds=None),), LPIPS, "weights in memory", 2, (), 1.0)
     assert ElementTree.fromstring(svg(found)) is not None
 
 
@@ -74,5 +74,5 @@ def test_what_stopping_saved_is_an_estimate_of_the_arms_that_drew() -> None:
         row(2, "b", Status.PASS, seconds=3.0),
         stopped,
     )
-    assert Found(rows, LPIPS, "", 10, ()).estimate == 20.0
-    assert Found((rows[0], stopped), LPIPS, "", 10, ()).estimate is None
+    assert Found(rows, LPIPS, "", 10, (), 1.0).estimate == 20.0
+    assert Found((rows[0], stopped), LPIPS, "", 10, (), 1.0).estimate is None
