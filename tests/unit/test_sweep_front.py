@@ -62,7 +62,9 @@ def test_the_plot_has_a_mark_for_each_row_with_figures() -> None:
 
 
 def test_an_empty_plot_is_still_a_drawing() -> None:
-    found = Found((row(0, REFERENCE, None, fidelity=None, seconds=None),), LPIPS, "weights in memory", 2, (), 1.0)
+    found = Found(
+        (row(0, REFERENCE, None, fidelity=None, seconds=None),), LPIPS, "weights in memory", 2, (), 1.0
+    )
     assert ElementTree.fromstring(svg(found)) is not None
 
 
