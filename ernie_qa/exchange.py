@@ -22,6 +22,12 @@ from ernie_qa.record import Record, load_record
 from ernie_qa.toml_input import one_line
 from ernie_qa.watchdog import Hung, Watchdog, hung
 
+
+def arm_of(name: str) -> str:
+    """The recipe that a name in these folders is about: a part of one has a `+` and its number after it."""
+    return name.partition("+")[0]
+
+
 _FOLDERS = ("began", "broke", "records", "steps")
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ernie_qa.plan import Plan
     from ernie_qa.recipe import Recipe
     from ernie_qa.record import Record
+    from ernie_qa.settings import Part
     from ernie_qa.verdict import Verdict
     from ernie_qa.watchdog import Watchdog
 
@@ -59,7 +60,8 @@ class Session:
     The BF16 arm is observed before any other, whether or not it was asked for, and is the reference of all.
     An arm's pipeline is dropped before the next one is loaded. With an `exchange` other processes run arms of
     the same plan beside this one: BF16 is drawn by whoever comes first while the others wait, no arm is begun
-    twice, and every record is left there. A `watchdog` ends this process where a step hangs.
+    twice, and every record is left there. A `watchdog` ends this process where a step hangs. A session for a
+    `part` gives a record, and judges nothing.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Session:
         progress: Progress = lambda recipe, drawn, wanted: None,
         exchange: Exchange | None = None,
         watchdog: Watchdog | None = None,
+        part: Part | None = None,
     ) -> None:
         self.plan = plan
         self._watchdog = watchdog
@@ -91,7 +94,8 @@ class Session:
         self._begun: set[str] = set()
         self._unfinished: tuple[str, ...] = ()
         self._running: tuple[str, Observation] | None = None
-        self._records: dict[str, Record] = {}
+        self._part = part
+        self._records: dict[str, Record] = {REFERENCE: part.reference} if part and part.reference else {}
         self._outcomes: dict[str, Outcome] = {}
 
     @property
@@ -187,7 +191,8 @@ class Session:
                 require_device(self.plan.device)
                 if self.plan.device != "cpu":
                     self._check_allocator()
-                    compile_cache.keep(self.plan.device, self._exchange.apart if self._exchange else "")
+                    beside = self._exchange or self._part
+                    compile_cache.keep(self.plan.device, beside.apart if beside else "")
                 if self.plan.model.weights != "random":
                     fetch()
                 if self._baselines:
@@ -244,6 +249,10 @@ class Session:
             )
             self._outcomes[recipe.name] = Outcome(record, verdict)
         return self._outcomes[recipe.name]
+
+    def record(self, recipe: Recipe) -> Record:
+        """The record of one arm, or of the part of it that this session is for. Errors are `outcome`'s."""
+        return self._bf16() if recipe.name == REFERENCE else self._finished(recipe)
 
     def begin(self, recipe: Recipe) -> int:
         """Load one arm, BF16 drawn before any other; how many pictures are left: none where the arm ended
@@ -337,13 +346,16 @@ class Session:
             reference=reference,
             accepted=accepted,
             teacher_cases=self.plan.teacher_cases,
-            timed_apart=bool(self._exchange and REFERENCE in self._exchange.earlier),
+            timed_apart=self._part.earlier
+            if self._part
+            else bool(self._exchange and REFERENCE in self._exchange.earlier),
         )
         return Observation(
             arm,
             all_rungs=self._all_rungs,
             noise=self._noise,
             step=lambda rung: self._step(recipe.name, f"measuring {rung}"),
+            cases=self._part.cases if self._part else None,
         )
 
     def _accepted_pictures(self) -> Pictures | None:

@@ -7,7 +7,7 @@ UUID. In a container it names processes by their numbers outside, or names none.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from statistics import median
@@ -88,6 +88,32 @@ class Watch:
     def _read(self, field: str) -> list[Any]:
         values = (getattr(sample, field) for sample in tuple(self.samples))
         return [value for value in values if value is not None]
+
+
+def joined(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One summary of several windows: the extremes of all, sums of samples, and of medians the median."""
+
+    def read(key: str) -> list[Any]:
+        return [one[key] for one in summaries if one[key] is not None]
+
+    clocks, power, reasons = read("sm_clock_mhz"), read("power_w"), read("reasons")
+    return {
+        "samples": sum(read("samples")),
+        "sm_clock_mhz": [
+            min(one[0] for one in clocks),
+            median(one[1] for one in clocks),
+            max(one[2] for one in clocks),
+        ]
+        if clocks
+        else None,
+        "temperature_c": max(read("temperature_c"), default=None),
+        "power_w": [median(one[0] for one in power), max(one[1] for one in power)] if power else None,
+        "power_limit_w": min(read("power_limit_w"), default=None),
+        "reasons": {name: sum(one[name] for one in reasons) for name in REASONS} if reasons else None,
+        "device_used_bytes": max(read("device_used_bytes"), default=None),
+        "other_processes": max(read("other_processes"), default=None),
+        "error": next(iter(read("error")), None),
+    }
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import replace
@@ -110,7 +110,8 @@ class Observation:
 
     The rungs begin in the ladder's order. What one of them knows then is judged at once, and a required check
     that fails ends the arm: nothing is left to draw. Not with `all_rungs`, nor where its limit lies below the
-    floor of `noise`. `step` is called with a rung's name before it measures.
+    floor of `noise`. `step` is called with a rung's name before it measures. Of the suite only `cases` are
+    drawn, where their ids are given; `ernie_qa.join` makes one record of such parts.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class Observation:
         all_rungs: bool = False,
         noise: Noise | None = None,
         step: Callable[[str], None] = lambda rung: None,
+        cases: Collection[str] | None = None,
     ) -> None:
         live: Any = arm.pipe
+        self._cases = tuple(case for case in arm.suite.cases if cases is None or case.id in cases)
         self.arm = arm
         self._step = step
         self._place = live._execution_device
@@ -156,7 +159,7 @@ class Observation:
     @property
     def left(self) -> tuple[Case, ...]:
         """The cases that are not drawn yet; none where the arm ended before."""
-        return () if self.ended else self.arm.suite.cases[len(self.drawn) :]
+        return () if self.ended else self._cases[len(self.drawn) :]
 
     @property
     def _steady(self) -> bool:

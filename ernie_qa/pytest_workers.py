@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,7 +222,18 @@ def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None
         raise pytest.UsageError(told["error"])
     host.gates.update(told["gates"])
     host.plan = plan_of(config, told["device"])
-    host.turns.update(turns(host.plan, _accepted_seconds(config, host)))
+    host.turns.update(_turns(config, host.plan, host.gpus))
+
+
+def _turns(config: pytest.Config, plan: Plan, gpus: Sequence[str]) -> dict[str, int]:
+    """Recipe -> its turn."""
+    from ernie_qa.gpus import model_of
+    from ernie_qa.turns import accepted_seconds, longest_first
+
+    machine, baselines = (model_of(gpus[0]) or "") if gpus else "cpu", setting(config, "baselines")
+    seconds = accepted_seconds(Path(baselines) if baselines else None, plan.model.name, machine)
+    names = longest_first((recipe.name for recipe in plan.recipes), seconds)
+    return {name: turn for turn, name in enumerate(names)}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -235,35 +245,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from ernie_qa.pytest_scheduling import RecipeScheduling
 
     return RecipeScheduling(config, log, host.gates, host.turns)
-
-
-def turns(plan: Plan, seconds: Mapping[str, float]) -> dict[str, int]:
-    """Recipe -> its turn: BF16, for which all wait; what was never accepted, for it may take long; the others
-    by the `seconds` that they took, the longest first."""
-    from ernie_qa.recipe import REFERENCE
-
-    names = [recipe.name for recipe in plan.recipes]
-    ordered = sorted(names, key=lambda name: (name != REFERENCE, -seconds.get(name, inf)))
-    return {name: turn for turn, name in enumerate(ordered)}
-
-
-def _accepted_seconds(config: pytest.Config, host: Host) -> dict[str, float]:
-    """Recipe -> what it took in the last accepted run on this machine; empty where nothing is known."""
-    from ernie_qa.baseline.store import find_baseline
-    from ernie_qa.errors import ErnieQAError
-    from ernie_qa.gpus import model_of
-
-    assert host.plan is not None
-    machine = model_of(host.gpus[0]) if host.gpus else "cpu"
-    if not machine or not setting(config, "baselines"):
-        return {}
-    try:
-        baseline = find_baseline(setting(config, "baselines"), host.plan.model.name, machine)
-    except ErnieQAError:
-        # the workers meet it as well, and say so
-        return {}
-    accepted = baseline.accepted if baseline else {}
-    return {name: one.runs[-1].seconds for name, one in accepted.items() if one.runs[-1].seconds is not None}
 
 
 def gather(session: pytest.Session) -> None:

@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.baseline.store import NOISE
+from ernie_qa.baseline.store import files_about
 from ernie_qa.cache_directory import cache_directory
 from ernie_qa.durable import cannot, discard, held
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
-from ernie_qa.exchange import Exchange
+from ernie_qa.exchange import Exchange, arm_of
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.frozen import digest
 from ernie_qa.recipe import REFERENCE
@@ -80,7 +80,7 @@ def _ended(exchange: Exchange) -> tuple[frozenset[str], tuple[str, ...]]:
         else:
             exchange.forget(name)
     exchange.forget_steps()
-    if found and REFERENCE not in found:
+    if found and REFERENCE not in {arm_of(name) for name in found}:
         # their figures are distances to a record that is no more
         told.append(f"without {REFERENCE}'s record, drawn again: {', '.join(sorted(found))}")
         for name in found:
@@ -122,9 +122,8 @@ def _sources() -> str:
 
 def _stored(baselines: Path, model: str) -> dict[str, str]:
     """What is accepted and calibrated there for `model`, by file."""
-    places = (baselines / model, baselines / NOISE / model)
-    files = sorted(file for place in places for file in place.rglob("*.json") if file.is_file())
-    return {str(file.relative_to(baselines)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    files = files_about(baselines, model).items()
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files}
 
 
 def _forget_old(root: Path, own: Path) -> None:

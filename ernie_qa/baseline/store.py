@@ -66,6 +66,13 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.") or "unnamed"
 
 
+def files_about(root: Path, model: str) -> dict[str, Path]:
+    """All files below `root` that say what was accepted or calibrated for `model`, by their path below it."""
+    places = (root / file_name(model), root / NOISE / file_name(model))
+    files = sorted(file for place in places for file in place.rglob("*") if file.is_file())
+    return {file.relative_to(root).as_posix(): file for file in files}
+
+
 def find_baseline(root: str | Path, model: str, machine: str) -> Baseline | None:
     """What was accepted below `root` for `model` on `machine` (a GPU's model, or "cpu"); None if nothing was.
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ernie_qa.cli.exit_codes import BAD_INPUT, OK
 from ernie_qa.errors import ErnieQAError
@@ -28,19 +28,10 @@ from ernie_qa.unfinished import finished, unfinished
 if TYPE_CHECKING:
     from ernie_qa.plan import Plan
     from ernie_qa.record import Record
+    from ernie_qa.settings import Settings
 
 _ERROR = "error"
 """The file in which a worker says why no other one is to go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a session is told beside its plan; the fields are `Session`'s."""
-
-    baselines: Path | None
-    require_baseline: bool
-    any_allocator: bool
-    all_rungs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +62,13 @@ def let_go(kept: Exchange | None, session: Session) -> None:
 
 
 @contextmanager
-def resumable(plan: Plan, settings: Settings, resume: bool) -> Iterator[Exchange | None]:
+def resumable(plan: Plan, settings: Settings, resume: bool, **asked: Any) -> Iterator[Exchange | None]:
     """Where arms are kept for the same run to go on with, and what an earlier one left there is told; None
-    without `resume`. Errors are those of `unfinished`."""
+    without `resume`. What else was `asked` for belongs to the run. Errors are those of `unfinished`."""
     if not resume:
         yield None
         return
-    asked = {"all_rungs": settings.all_rungs, "baselines": settings.baselines}
+    asked |= {"all_rungs": settings.all_rungs, "baselines": settings.baselines}
     with unfinished(plan, **asked) as (kept, told):
         for line in told:
             print(f"ernie-qa: {line}", file=sys.stderr)

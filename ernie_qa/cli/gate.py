@@ -7,19 +7,12 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_qa.cli.arguments import (
-    add_device,
-    add_model,
-    add_resume,
-    add_session,
-    add_suite,
-    check_timeout,
-)
+from ernie_qa.cli.arguments import add_device, add_model, add_resume, add_session, add_suite
 from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OF_STATUS, OK
+from ernie_qa.cli.where import HERE, add_cluster, where
 from ernie_qa.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,6 +60,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="write records, verdict.json and a page, index.html, to a new or empty directory",
     )
     add_resume(gate)
+    add_cluster(gate)
     gate.add_argument(
         "--dry-run",
         action="store_true",
@@ -139,22 +133,23 @@ def _gate(options: argparse.Namespace) -> int:
 
     if options.update and not options.baselines:
         raise InputError("--update keeps candidates beside the baselines: name them, --baselines DIR")
-    check_timeout(options.timeout)
     if options.report:
         check_directory(options.report)
     if options.dry_run:
         return _dry_run(options)
-    from ernie_qa.cli.arms import Settings, let_go, resumable, run
+    from ernie_qa.cli.arms import let_go, resumable
+    from ernie_qa.settings import Settings
 
     if options.update:
         make_room(options.baselines)
-    checked = _plan(options, options.model)
     settings = Settings(options.baselines, options.require_baseline, options.any_allocator, options.all_rungs)
-    with resumable(checked, settings, options.resume) as kept:
-        session = run(checked, settings, options.timeout, kept)
-        _tell(options, session)
-        # last: a run that is killed while it is told can still be gone on with
-        let_go(kept, session)
+    with where(options) as place:
+        checked = place.planned(_plan(options, options.model), options.device)
+        with resumable(checked, settings, options.resume, **place.asked) as kept:
+            session = place.run(checked, settings, kept)
+            _tell(options, session)
+            # last: a run that is killed while it is told can still be gone on with
+            let_go(kept, session)
     return INTERRUPTED if session.unfinished else OF_STATUS[session.status]
 
 
@@ -192,11 +187,10 @@ def _tell(options: argparse.Namespace, session: Session) -> None:
 
 
 def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
-    """What will run, on a device that computes."""
-    from ernie_qa.meter import require_device
-    from ernie_qa.plan import plan, visible_device
+    """What will run, wherever that is."""
+    from ernie_qa.plan import plan
 
-    checked = plan(
+    return plan(
         model,
         options.recipe,
         options.suite,
@@ -205,23 +199,20 @@ def _plan(options: argparse.Namespace, model: Model | str) -> Plan:
         teacher_cases=options.teacher_cases,
         seeds=options.seeds,
     )
-    checked = replace(checked, device=options.device or visible_device())
-    if options.dry_run or not options.timeout:
-        # else a worker looks at it, which can be ended: a GPU that hangs may do so at the first touch
-        require_device(checked.device)
-    return checked
 
 
 def _dry_run(options: argparse.Namespace) -> int:
-    """Tell what a run would need; of a model that is not here yet, only its download."""
+    """Tell what a run here would need; of a model that is not here yet, only its download."""
     from ernie_qa.forecast import forecast, forecast_download
     from ernie_qa.models.find import find_model, to_fetch
     from ernie_qa.report.forecast import document, forecast_lines
 
+    if options.cluster:
+        raise InputError("--dry-run: tells what this machine needs, and nothing of a cluster; leave one out")
     if download := to_fetch(options.model):
         found = forecast_download(download)
     else:
-        checked = _plan(options, find_model(options.model, fetch=False))
+        checked = HERE.planned(_plan(options, find_model(options.model, fetch=False)), options.device)
         found = forecast(checked, baselines=options.baselines, report=options.report, update=options.update)
     if options.json:
         print(json.dumps(document(found), indent=2, ensure_ascii=False))

@@ -5,18 +5,11 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
-from ernie_qa.cli.arguments import (
-    add_device,
-    add_model,
-    add_resume,
-    add_session,
-    add_suite,
-    check_timeout,
-)
+from ernie_qa.cli.arguments import add_device, add_model, add_resume, add_session, add_suite
 from ernie_qa.cli.exit_codes import FAILED, INTERRUPTED, NOT_COMPARABLE, OK
+from ernie_qa.cli.where import add_cluster, where
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,6 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_device(sweep)
     add_session(sweep)
     add_resume(sweep)
+    add_cluster(sweep)
     sweep.add_argument(
         "--report",
         type=Path,
@@ -63,12 +57,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from ernie_qa.plan import plan, visible_device
+    from ernie_qa.plan import plan
     from ernie_qa.report.files import check_directory
     from ernie_qa.sweep.grid import arms
     from ernie_qa.wording import counted
 
-    check_timeout(options.timeout)
     if options.report:
         check_directory(options.report)
     checked = plan(options.model, arms(options.recipe), options.suite)
@@ -76,28 +69,26 @@ def _sweep(options: argparse.Namespace) -> int:
         print("\n".join(recipe.name for recipe in checked.recipes))
         print(f"\n{counted(len(checked.recipes), 'arm')} and bf16, at most {checked.pictures} pictures")
         return OK
-    from ernie_qa.cli.arms import Settings, let_go, resumable, run
-    from ernie_qa.meter import require_device
+    from ernie_qa.cli.arms import let_go, resumable
+    from ernie_qa.settings import Settings
     from ernie_qa.sweep.rows import found
     from ernie_qa.sweep.told import lines, write
     from ernie_qa.verdict import Status
 
-    checked = replace(checked, device=options.device or visible_device())
-    if not options.timeout:
-        # else a worker looks at it, which can be ended
-        require_device(checked.device)
     settings = Settings(None, False, options.any_allocator, options.all_rungs)
-    began = time.monotonic()
-    with resumable(checked, settings, options.resume) as kept:
-        session = run(checked, settings, options.timeout, kept)
-        best = found(session, time.monotonic() - began)
-        print(f"{checked.model.name} on suite {checked.suite.title}, {checked.device}\n")
-        print("\n".join(lines(best, shutil.get_terminal_size().columns)))
-        for warning in dict.fromkeys(checked.warnings):
-            print(f"\n{warning}")
-        if options.report:
-            print(f"\nreport: {write(options.report, best, session)}")
-        let_go(kept, session)
+    with where(options) as place:
+        checked = place.planned(checked, options.device)
+        began = time.monotonic()
+        with resumable(checked, settings, options.resume, **place.asked) as kept:
+            session = place.run(checked, settings, kept)
+            best = found(session, time.monotonic() - began)
+            print(f"{checked.model.name} on suite {checked.suite.title}, {checked.device}\n")
+            print("\n".join(lines(best, shutil.get_terminal_size().columns)))
+            for warning in dict.fromkeys(checked.warnings):
+                print(f"\n{warning}")
+            if options.report:
+                print(f"\nreport: {write(options.report, best, session)}")
+            let_go(kept, session)
     if session.unfinished:
         return INTERRUPTED
     statuses = {row.status for row in best.arms}

@@ -81,6 +81,16 @@ class Model:
         return self.identity.weights
 
     @property
+    def address(self) -> str:
+        """What finds the same model on another host: the shipped name, the hub id with its commit, or, where
+        it is copied there, the absolute path."""
+        if self.path.parent == _DIRECTORY:
+            return self.path.name
+        if self.identity.revision:
+            return f"{self.identity.name}@{self.identity.revision}"
+        return str(self.path.absolute())
+
+    @property
     def suite(self) -> str | None:
         """The name of the suite it is judged on unless another is asked for."""
         return self.manifest.suite if self.manifest else None

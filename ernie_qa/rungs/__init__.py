@@ -8,6 +8,10 @@ A rung is a module with
     measure(arm)      a generator: it runs up to its one `yield` before the suite is drawn, and yields the
                       figures that it has by then, which are judged at once, or None; it receives what was
                       drawn, and returns figures (JSON values)
+    join(parts, reference)
+                      the figures of an arm of which each of `parts` holds those of some cases, in the
+                      cases' order, measured against `reference`; ErnieQAError where the parts disagree
+                      (`ernie_qa.parts`)
     judge(evidence)   yields checks; it imports no torch
     track(record, pictures)
                       yields the figures that a baseline holds on to (`ernie_qa.baseline.accepted.Tracked`);
@@ -19,7 +23,7 @@ A new rung is a new file here and nothing else.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -173,6 +177,8 @@ class Rung(Protocol):
     LIMITS: Mapping[str, str]
 
     def measure(self, arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]: ...
+
+    def join(self, parts: Sequence[Figures], reference: Record | None) -> Figures: ...
 
     def judge(self, evidence: Evidence) -> Iterator[Check]: ...
 

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import Tracked
+from ernie_qa.parts import the_same
 from ernie_qa.quantizers.layers import (
     Calls,
     LayerState,
@@ -51,7 +52,8 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
     call can be repeated is exercised once instead; that counts only where the suite never called it.
 
     Figures: `components` by name: quantizer, `missing` or `probe` (why nothing can be said) or flag,
-    expected_flag, layers and calls, which are not there before the suite was drawn.
+    expected_flag, layers and calls, which are not there before the suite was drawn; `exercised` where the
+    suite never called it.
     """
     pipe: Any = arm.pipe
     components: dict[str, dict[str, Any]] = {}
@@ -74,6 +76,8 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
         yield {"components": components}
         for component, watch in watches.items():
             drawn = watch.calls()
+            if not any(one.total for one in drawn):
+                components[component]["exercised"] = True
             exercisable = component == _PROMPT_ENHANCER and getattr(pipe, "pe_tokenizer", None) is not None
             if not watch.replay() and exercisable:
                 from ernie_qa.pipeline import exercise_prompt_enhancer
@@ -91,6 +95,36 @@ def _of_the_suite(drawn: Sequence[Calls], repeated: Sequence[Calls]) -> Sequence
         return repeated
     after = {one.name: one for one in repeated}
     return [replace(one, replayed=after[one.name].replayed, ops=after[one.name].ops) for one in drawn]
+
+
+def join(parts: Sequence[Figures], reference: Record | None) -> Figures:
+    """What the layers are, which is the same in all parts, and the calls of all together."""
+    still = [
+        {name: {key: one[key] for key in one if key != "calls"} for name, one in part["components"].items()}
+        for part in parts
+    ]
+    components = dict(the_same(NAME, still))
+    for name in components:
+        if all("calls" in part["components"][name] for part in parts):
+            calls = [ungrouped(Calls, part["components"][name]["calls"]) for part in parts]
+            # what was called for want of a call in the suite was called in every part
+            once = components[name].get("exercised", False)
+            components[name] = components[name] | {"calls": grouped(calls[0] if once else _summed(calls))}
+    return {"components": components}
+
+
+def _summed(parts: Sequence[Sequence[Calls]]) -> Iterator[Calls]:
+    """The calls of every layer in all parts, with what the first repetition dispatched that there was."""
+    others = [{one.name: one for one in part} for part in parts]
+    for name in dict.fromkeys(one.name for part in parts for one in part):
+        found = [part[name] for part in others if name in part]
+        repeated = next((one for one in found if one.replayed >= 0), found[0])
+        yield replace(
+            repeated,
+            total=sum(one.total for one in found),
+            quantized=sum(one.quantized for one in found),
+            fallbacks=dict(sum((Counter(one.fallbacks) for one in found), Counter())),
+        )
 
 
 def judge(evidence: Evidence) -> Iterator[Check]:

@@ -4,13 +4,14 @@ same session, and against what was accepted. docs/cost.md has the definitions.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.accepted import Tracked
-from ernie_qa.nvml import disqualified, watching
+from ernie_qa.nvml import disqualified, joined, watching
+from ernie_qa.parts import the_same
 from ernie_qa.verdict import Check, Status
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ NONE_STEADY = (
     "draw more, or once more with the kernels kept"
 )
 NOT_LOADED = "loading was not measured: load_pipeline did not make this pipeline"
+ALONE = "there is no reference: observe with the bf16 record of this session"
 RESIDENT, OFFLOADED = "resident", "model_offload"
 
 
@@ -80,6 +82,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     physical    bytes of memory that the GPU has; None on a CPU
     rehearsed   the case, seconds and kernels compiled of the first drawing, where the components rung did it,
                 on a GPU; None where the first picture came first
+    first       of an arm that was drawn in parts, each part's first case; else it is the first of all
     ratios      on a GPU the steady `latency_ratio` and `peak_ratio` to the `reference`, or `why` there are
                 none
 
@@ -103,6 +106,25 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
         "rehearsed": arm.rehearsed[0] if arm.rehearsed else None,
     }
     return figures | {"ratios": _ratios(figures, arm) if place.type == "cuda" else None}
+
+
+def join(parts: Sequence[Figures], reference: Record | None) -> Figures:
+    """The pictures of all parts, and what the first part's loading took."""
+    same = the_same(NAME, [{key: part[key] for key in ("residency", "physical")} for part in parts])
+    figures = {
+        **parts[0],
+        **same,
+        "pictures": {case: one for part in parts for case, one in part["pictures"].items()},
+        "first": [next(iter(part["pictures"])) for part in parts],
+        "clocks": joined([part["clocks"] for part in parts]),
+    }
+    ratios = [part["ratios"] for part in parts]
+    if None in ratios:
+        return figures | {"ratios": None}
+    refused = next((one for one in ratios if one.get("why", NONE_STEADY) != NONE_STEADY), None)
+    if refused or reference is None:
+        return figures | {"ratios": refused or {"why": ALONE}}
+    return figures | {"ratios": _beside(figures, reference)}
 
 
 def _picture(drawn: Drawn) -> dict[str, Any]:
@@ -182,10 +204,11 @@ def measured(record: Record) -> dict[str, float]:
 
 
 def steady(figures: Figures) -> dict[str, Any]:
-    """The pictures that took what they always take, by case: not the first, and none for which kernels were
-    compiled or tuned, which costs seconds and memory of its own. None at all where that leaves fewer than
-    half: they would speak for too many others."""
-    others = list(figures["pictures"].items())[1:]
+    """The pictures that took what they always take, by case: not the first of a process, and none for which
+    kernels were compiled or tuned, which costs seconds and memory of its own. None at all where that leaves
+    fewer than half: they would speak for too many others."""
+    first = figures.get("first", list(figures["pictures"])[:1])
+    others = [(case, one) for case, one in figures["pictures"].items() if case not in first]
     found = {case: one for case, one in others if not one["compiled"]}
     return found if 2 * len(found) >= len(others) else {}
 
@@ -194,14 +217,18 @@ def _ratios(figures: Figures, arm: Arm) -> dict[str, Any]:
     """Steady latency and peak against BF16's, picture by picture, the median of them."""
     reference = arm.reference
     if reference is None:
-        return {"why": "there is no reference: observe with the bf16 record of this session"}
+        return {"why": ALONE}
     if arm.timed_apart:
         return {"why": "BF16 was timed in an earlier run, which this one goes on with: run without --resume"}
+    if (reference.model.hash, reference.suite.hash) != (arm.model.identity.hash, arm.suite.hash):
+        return {"why": "the reference is of another model or suite: observe bf16 with this one"}
+    return _beside(figures, reference)
+
+
+def _beside(figures: Figures, reference: Record) -> dict[str, Any]:
     theirs = reference.figures.get(NAME, {})
     if not theirs.get("pictures"):
         return {"why": "the reference holds no figures of this rung: observe bf16 again"}
-    if (reference.model.hash, reference.suite.hash) != (arm.model.identity.hash, arm.suite.hash):
-        return {"why": "the reference is of another model or suite: observe bf16 with this one"}
     if figures["residency"] != theirs["residency"]:
         return {
             "why": f"this arm is {figures['residency']} and BF16 {theirs['residency']}: run both in one way"

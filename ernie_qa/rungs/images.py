@@ -7,7 +7,7 @@ Metrics come from `ernie_qa.fidelity.metrics`, and each can be limited by its me
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ernie_qa.baseline.pictures import pictures_hash
 from ernie_qa.fidelity.advice import KEPT
 from ernie_qa.fidelity.limits import IDENTICAL, against, limit_check, number, said, worst_of
 from ernie_qa.fidelity.metrics import Metric, metrics
+from ernie_qa.parts import the_same
 from ernie_qa.picture import pixels_hash
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.suite import seed_number
@@ -52,7 +53,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
 
     Figures: `cases` by id (sha256, width, height, defects, scores by metric), `metrics` by name (definition,
     mean, max or min, worst_case), `reference` (its record's hash) or None and `why`, and `drift`: the same
-    metrics against the pictures that were accepted, with their hash, None without any.
+    metrics and scores against the pictures that were accepted, with their hash, None without any.
     """
     drawn = {one.case: one for one in (yield)}
     cases = {case.id: _case(case, drawn.get(case.id)) for case in arm.suite.cases}
@@ -62,7 +63,7 @@ def measure(arm: Arm) -> Generator[None, tuple[Drawn, ...], Figures]:
     found = {} if arm.reference is None or why else scored(drawn, arm.reference.pictures, device)
     for case, scores in found.items():
         if case in cases:
-            cases[case]["scores"] = {name: _stored(score) for name, score in scores.items()}
+            cases[case]["scores"] = _storable(scores)
     return {
         "cases": cases,
         "metrics": summarised(found, list(cases)),
@@ -77,7 +78,42 @@ def _drift(arm: Arm, drawn: Mapping[str, Drawn], device: str) -> dict[str, Any] 
         return None
     found = scored(drawn, arm.accepted.pictures, device)
     cases = [picture.case for picture in arm.accepted.pictures]
-    return {"pictures": arm.accepted.hash, "metrics": summarised(found, cases)}
+    scores = {case: _storable(one) for case, one in found.items()}
+    return {
+        "pictures": arm.accepted.hash,
+        "cases": cases,
+        "metrics": summarised(found, cases),
+        "scores": scores,
+    }
+
+
+def join(parts: Sequence[Figures], reference: Record | None) -> Figures:
+    """Each case from the part that drew it, and the metrics over all of them."""
+    first = the_same(NAME, [{key: part[key] for key in ("reference", "why")} for part in parts])
+    cases = {
+        case: next((one for part in parts if (one := part["cases"][case])["sha256"]), figure)
+        for case, figure in parts[0]["cases"].items()
+    }
+    scores = {case: one["scores"] for case, one in cases.items() if one["scores"]}
+    return {
+        **first,
+        "cases": cases,
+        "metrics": summarised(_numbers(scores), list(cases)),
+        "drift": _joined_drift([part["drift"] for part in parts]),
+    }
+
+
+def _joined_drift(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    found = [part for part in parts if part is not None]
+    if not found:
+        return None
+    scores = {case: one for part in found for case, one in part["scores"].items()}
+    metrics = summarised(_numbers(scores), list(found[0]["cases"]))
+    return {
+        **the_same(NAME, [{"pictures": part["pictures"], "cases": part["cases"]} for part in found]),
+        "metrics": metrics,
+        "scores": scores,
+    }
 
 
 def _case(case: Case, drawn: Drawn | None) -> dict[str, Any]:
@@ -151,6 +187,15 @@ def _summary(metric: Metric, scores: list[dict[str, float]], cases: list[str]) -
 
 def _stored(score: float) -> float | str:
     return IDENTICAL if math.isinf(score) else score
+
+
+def _storable(scores: Mapping[str, float]) -> dict[str, float | str]:
+    return {name: _stored(score) for name, score in scores.items()}
+
+
+def _numbers(cases: Mapping[str, Mapping[str, float | str]]) -> dict[str, dict[str, float]]:
+    """Case -> metric -> score, of what is stored of them."""
+    return {case: {name: number(one) for name, one in scores.items()} for case, scores in cases.items()}
 
 
 def judge(evidence: Evidence) -> Iterator[Check]:
@@ -278,10 +323,7 @@ def without_seeds(record: Record, more: int) -> Record:
         return record
     kept = max(map(seed_number, figures["cases"])) + 1 - more
     cases = {case: figure for case, figure in figures["cases"].items() if seed_number(case) < kept}
-    scores = {
-        case: {name: number(stored) for name, stored in figure["scores"].items()}
-        for case, figure in cases.items()
-    }
+    scores = _numbers({case: figure["scores"] for case, figure in cases.items()})
     metrics = {
         name: {**summary, "definition": figures["metrics"][name]["definition"]}
         for name, summary in summarised(scores, list(cases)).items()

@@ -15,6 +15,7 @@ from ernie_qa.baseline.accepted import Tracked
 from ernie_qa.fidelity.weights import misfits
 from ernie_qa.models.checkpoint import pickles, tensor_bytes
 from ernie_qa.models.foreign import foreign
+from ernie_qa.parts import the_same
 from ernie_qa.quantizers import stored_quantization
 from ernie_qa.quantizers.layers import (
     LayerState,
@@ -174,6 +175,11 @@ def _unchanged(arm: Arm) -> dict[str, dict[str, Any]]:
         if getattr(pipe, name, None) is not None:
             found[name] = tokenizer_differences(getattr(pipe, name), path / name)
     return found
+
+
+def join(parts: Sequence[Figures], reference: Record | None) -> Figures:
+    """The first part's: what was loaded is the same in all of them."""
+    return the_same(NAME, parts)
 
 
 def judge(evidence: Evidence) -> Iterator[Check]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_qa.errors import UnavailableError
 from ernie_qa.fidelity.text.score import marked
+from ernie_qa.parts import the_same
 from ernie_qa.verdict import Check, Status
 from ernie_qa.wording import figure
 
@@ -114,6 +115,15 @@ def _strings(case: Case, drawn: Drawn, chosen: Mapping[str, Engine], by: Reader)
         {"expected": text, "engine": name, **asdict(score(text, reading.lines[name], reading.columns))}
         for text, name in names.items()
     ]
+
+
+def join(parts: Sequence[Figures], reference: Record | None) -> Figures:
+    """Each case from the part that drew it, where all were read by the same engines."""
+    if missing := next((part for part in parts if part["why"]), None):
+        return missing
+    read = [part for part in parts if part["cases"]] or [parts[0]]
+    same = the_same(NAME, [{key: part[key] for key in ("engines", "expected", "why")} for part in read])
+    return {**same, "cases": {case: one for part in read for case, one in part["cases"].items()}}
 
 
 def judge(evidence: Evidence) -> Iterator[Check]:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from ernie_qa.frozen import thaw
-from ernie_qa.plan import plan
-from ernie_qa.pytest_workers import pinned, turns
+from ernie_qa.pytest_workers import pinned
 from ernie_qa.recipe import Recipe
 from ernie_qa.record import Record, load_record
 from tests.accepting import accepted, bundle
@@ -238,14 +237,6 @@ def test_the_longest_starts_first(
     done = project.run(*small, "-n1", "--ernie-baselines=kept")
     assert done.returncode == 0, done.stdout
     assert project.loaded == ["bf16", "mine", "lenient"]
-
-
-def test_turns() -> None:
-    planned = plan("mini", ["sdnq-int8", "bnb-nf4", "bf16", "sdnq-uint4-static"])
-    seconds = {"bf16": 1.0, "sdnq-int8": 20.0, "bnb-nf4": 30.0}
-    expected = {"bf16": 0, "sdnq-uint4-static": 1, "bnb-nf4": 2, "sdnq-int8": 3}
-    assert turns(planned, seconds) == expected
-    assert list(turns(planned, {})) == ["bf16", "sdnq-int8", "bnb-nf4", "sdnq-uint4-static"]
 
 
 @pytest.mark.parametrize(

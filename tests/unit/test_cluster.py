@@ -1,0 +1,317 @@
+"""Chunks, what a worker refuses, and what becomes of what executors lose. Dask's own workers are in
+tests/end_to_end/test_cluster.py."""
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_qa import cluster
+from ernie_qa.baseline.store import files_about
+from ernie_qa.cli import main
+from ernie_qa.cluster import dispatch
+from ernie_qa.cluster.chunks import check_size, chunks
+from ernie_qa.cluster.work import Broke, Done, Task, places, work
+from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
+from ernie_qa.exchange import Exchange, arm_of
+from ernie_qa.models.find import find_model
+from ernie_qa.plan import Plan, plan
+from ernie_qa.recipe import REFERENCE, Recipe
+from ernie_qa.record import Record
+from ernie_qa.settings import Settings
+from ernie_qa.turns import longest_first
+
+Observed = tuple[Recipe, dict[str, Record]]
+
+
+@pytest.fixture(scope="module")
+def planned(tiny_model: Path, small_suite: Path, observed: Observed) -> Plan:
+    return plan(tiny_model, [observed[0]], small_suite)
+
+
+class Played(Executor):
+    """Gives what `answer` makes of a task, or raises it, as an executor in another process does."""
+
+    def __init__(self, answer: Callable[[Task], Done | Broke]) -> None:
+        self.answer = answer
+        self.given: list[str] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.given.append(args[0].chunk.name)
+        try:
+            future.set_result(self.answer(args[0]))
+        except OSError as problem:
+            future.set_exception(problem)
+        return future
+
+
+def known(observed: Observed) -> Callable[[Task], Done]:
+    return lambda task: Done(observed[1][task.chunk.recipe.name], 1)
+
+
+def test_a_suite_in_chunks(planned: Plan) -> None:
+    suite, recipe = planned.suite, planned.recipes[0]
+    (whole,) = chunks(recipe, suite, 0)
+    assert (whole.name, str(whole), whole.cases) == ("lenient", "lenient", ("one", "two"))
+    first, second = chunks(recipe, suite, 1)
+    assert (first.cases, second.cases) == (("one",), ("two",))
+    assert (second.name, str(second)) == ("lenient+1", "lenient (part 2 of 2)")
+    assert arm_of(second.name) == arm_of(whole.name) == "lenient"
+    assert chunks(recipe, suite, 5) == chunks(recipe, suite, 0)
+
+
+@pytest.mark.parametrize(("size", "fed", "fine"), [(0, 2, True), (1, 2, False), (2, 2, True), (1, 0, True)])
+def test_the_first_chunk_holds_what_is_fed(planned: Plan, size: int, fed: int, fine: bool) -> None:
+    if fine:
+        check_size(size, replace(planned, teacher_cases=fed))
+    else:
+        with pytest.raises(InputError, match="--chunk 1: needed are 2 cases or more"):
+            check_size(size, replace(planned, teacher_cases=fed))
+
+
+def test_a_negative_chunk_is_refused(planned: Plan) -> None:
+    with pytest.raises(InputError, match="--chunk -1"):
+        check_size(-1, replace(planned, teacher_cases=0))
+
+
+def test_the_longest_is_given_out_first() -> None:
+    names = ["sdnq-int8", "bnb-nf4", REFERENCE, "sdnq-uint4-static"]
+    seconds = {REFERENCE: 1.0, "sdnq-int8": 20.0, "bnb-nf4": 30.0}
+    assert longest_first(names, seconds) == [REFERENCE, "sdnq-uint4-static", "bnb-nf4", "sdnq-int8"]
+    assert longest_first(names, {}) == [REFERENCE, "sdnq-int8", "bnb-nf4", "sdnq-uint4-static"]
+
+
+def test_what_finds_a_model_elsewhere(tiny_model: Path) -> None:
+    assert find_model("mini").address == "mini"
+    assert find_model(tiny_model).address == str(tiny_model)
+    hub = find_model("mini")
+    hub = replace(hub, path=tiny_model, identity=replace(hub.identity, name="org/name", revision="abc"))
+    assert hub.address == "org/name@abc"
+
+
+def test_a_worker_refuses_another_model(planned: Plan) -> None:
+    other = replace(planned.model, identity=replace(planned.model.identity, hash="0" * 64))
+    other_plan = replace(planned, model=other)
+    (chunk,) = chunks(planned.recipes[0], planned.suite, 0)
+    found = work(Task(other_plan, Settings(), chunk, places(other_plan), None, False), {}, None)
+    assert isinstance(found, Broke)
+    assert "holds another model than the caller's" in found.why
+
+
+def test_a_worker_refuses_what_ended_two(planned: Plan) -> None:
+    (chunk,) = chunks(planned.recipes[0], planned.suite, 0)
+    task = Task(planned, Settings(), chunk, places(planned), lambda name: 3, False)
+    found = work(task, {}, None)
+    assert found == Broke("lenient ended 2 workers and is not tried again: look at their logs and memory")
+
+
+def test_a_session_of_what_came_back(planned: Plan, observed: Observed) -> None:
+    drawn: list[tuple[str, int]] = []
+    played = Played(known(observed))
+    session = cluster.run(
+        planned,
+        Settings(),
+        cluster.Workers(played),
+        progress=lambda recipe, some: drawn.append((recipe, some)),
+    )
+    assert played.given == [REFERENCE, "lenient"]
+    assert [outcome.verdict.status for outcome in session.outcomes] == ["pass"]
+    assert drawn == [(REFERENCE, 2), ("lenient", 2)]
+    assert {name: one.hash for name, one in session.records.items()} == {
+        name: one.hash for name, one in observed[1].items()
+    }
+
+
+@pytest.mark.parametrize(("times", "fine"), [(1, True), (2, False)])
+def test_what_is_lost_is_given_out_once_more(
+    planned: Plan, observed: Observed, times: int, fine: bool
+) -> None:
+    told: list[str] = []
+
+    def answer(task: Task) -> Done:
+        if played.given.count("lenient") in range(1, times + 1):
+            raise ConnectionResetError("gone")
+        return known(observed)(task)
+
+    played = Played(answer)
+    workers = cluster.Workers(played)
+    if fine:
+        session = cluster.run(planned, Settings(), workers, told=told.append)
+        assert len(session.outcomes) == 1
+    else:
+        with pytest.raises(ErnieQAError, match=r"^lenient was lost 2 times, lastly by Conn.*: gone$"):
+            cluster.run(planned, Settings(), workers, told=told.append)
+    assert told[0] == "lenient was lost, and is given out again: ConnectionResetError: gone"
+    assert played.given.count("lenient") == 2
+
+
+def test_what_broke_off_is_told_and_the_others_stand(
+    planned: Plan, observed: Observed, write_recipe: Callable[[str, float], Path]
+) -> None:
+    both = plan(
+        planned.model, [write_recipe("broken", 1.0), observed[0]], planned.suite.path, teacher_cases=2
+    )
+    told: list[str] = []
+
+    def answer(task: Task) -> Done | Broke:
+        name = task.chunk.recipe.name
+        return Broke("broken: out of memory") if name == "broken" else known(observed)(task)
+
+    session = cluster.run(both, Settings(), cluster.Workers(Played(answer)), told=told.append)
+    assert told == ["broken: out of memory"]
+    assert session.broken == ("broken",)
+    assert [outcome.verdict.recipe for outcome in session.outcomes] == ["lenient"]
+    assert session.status == "not_comparable"
+
+
+def test_without_bf16_nothing_is_given_out(planned: Plan) -> None:
+    played = Played(lambda task: Broke("bf16: out of memory"))
+    with pytest.raises(ErnieQAError, match="bf16: out of memory"):
+        cluster.run(planned, Settings(), cluster.Workers(played))
+    assert played.given == [REFERENCE]
+
+
+def test_when_no_worker_is_left_the_run_ends(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "POLL", 0.01)
+    monkeypatch.setattr(dispatch, "GRACE", 0.05)
+
+    class Silent(Played):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            self.given.append(args[0].chunk.name)
+            return Future()
+
+    workers = cluster.Workers(Silent(lambda task: Broke("")), alive=lambda: False)
+    with pytest.raises(ErnieQAError, match="bf16 was not drawn: no worker is left; start some"):
+        cluster.run(planned, Settings(), workers)
+
+
+def test_an_interrupted_run_judges_what_is_there(
+    planned: Plan, observed: Observed, write_recipe: Callable[[str, float], Path]
+) -> None:
+    later = plan(planned.model, [observed[0], write_recipe("later", 1.0)], planned.suite.path)
+
+    def progress(recipe: str, drawn: int) -> None:
+        if recipe == "lenient":
+            raise KeyboardInterrupt
+
+    class Slow(Played):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            return Future() if args[0].chunk.name == "later" else super().submit(fn, *args, **kwargs)
+
+    session = cluster.run(later, Settings(), cluster.Workers(Slow(known(observed))), progress=progress)
+    assert session.unfinished == ("later",)
+    assert [outcome.verdict.recipe for outcome in session.outcomes] == ["lenient"]
+
+
+def test_kept_chunks_are_not_given_out(planned: Plan, observed: Observed, tmp_path: Path) -> None:
+    exchange = Exchange(tmp_path, "gate")
+    exchange.make()
+    cluster.run(planned, Settings(), cluster.Workers(Played(known(observed))), kept=exchange)
+    assert exchange.begun == (REFERENCE, "lenient")
+    again = Played(known(observed))
+    kept = replace(exchange, earlier=frozenset(exchange.begun))
+    session = cluster.run(planned, Settings(), cluster.Workers(again), kept=kept)
+    assert again.given == []
+    assert len(session.outcomes) == 1
+
+
+def test_what_was_measured_against_another_bf16_is_drawn_again(
+    planned: Plan, observed: Observed, tmp_path: Path
+) -> None:
+    exchange = Exchange(tmp_path, "gate")
+    exchange.make()
+    for name, record in observed[1].items():
+        exchange.begin(name)
+        exchange.keep(name, record)
+    moved = replace(observed[1][REFERENCE], created="2026-01-01T00:00:00+00:00")
+    exchange.forget(REFERENCE)
+
+    def answer(task: Task) -> Done:
+        one = observed[1][task.chunk.recipe.name]
+        return Done(moved if task.chunk.recipe.name == REFERENCE else replace(one, reference=moved.hash), 1)
+
+    played = Played(answer)
+    kept = replace(exchange, earlier=frozenset({"lenient"}))
+    cluster.run(planned, Settings(), cluster.Workers(played), kept=kept)
+    assert played.given == [REFERENCE, "lenient"]
+
+
+def killed(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_pool_whose_process_died_is_told(planned: Plan) -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(killed).exception()
+        with pytest.raises(ErnieQAError, match="bf16 was not drawn: BrokenProcessPool"):
+            cluster.run(planned, Settings(), cluster.Workers(pool))
+
+
+def test_a_pool_of_processes_draws(planned: Plan, observed: Observed) -> None:
+    """Everything that travels is pickled, and nothing is on a shared disk but the model."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        session = cluster.run(planned, Settings(), cluster.Workers(pool))
+    for name, record in session.records.items():
+        assert [one.sha256 for one in record.pictures] == [one.sha256 for one in observed[1][name].pictures]
+    assert [outcome.verdict.status for outcome in session.outcomes] == ["pass"]
+
+
+def test_accepted_pictures_travel(tmp_path: Path) -> None:
+    """BF16's drift is measured by the worker, against what the caller accepted."""
+    baselines = Path(__file__).parents[2] / "baselines"
+    names = files_about(baselines, "mini")
+    assert "mini/cpu/index.json" in names
+    assert any(name.startswith("noise/mini/") for name in names)
+    assert all(file.is_file() for file in names.values())
+    small = plan("mini", ["bf16"], teacher_cases=0)
+    with ThreadPoolExecutor(1) as pool:
+        session = cluster.run(small, Settings(baselines), cluster.Workers(pool), chunk=5)
+    drift = session.records[REFERENCE].figures["images"]["drift"]
+    assert drift["metrics"]["lpips"]["max"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--chunk=2"], "--chunk: is what a cluster's workers are given"),
+        (["--cluster=tcp://127.0.0.1:9", "--timeout=5"], "--timeout: ends a process of this machine"),
+        (["--cluster=tcp://127.0.0.1:9", "--dry-run"], "--dry-run: tells what this machine needs"),
+        (["--cluster=nowhere://x"], "--cluster nowhere://x: no address"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["gate", *options]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_no_scheduler_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ernie_qa.cluster import dask
+
+    monkeypatch.setattr(dask, "PATIENCE", 1)
+    assert main(["gate", "--cluster=tcp://127.0.0.1:9"]) == 2
+    err = capsys.readouterr().err
+    assert "no scheduler answers there" in err
+    assert err.count("\n") == 1
+
+
+def test_without_dask_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from ernie_qa.cluster.dask import connected
+
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UnavailableError, match=r"pip install 'ernie-qa\[cluster\]'"):
+        connected("tcp://127.0.0.1:9").__enter__()
