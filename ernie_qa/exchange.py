@@ -4,29 +4,27 @@ began/<recipe>      the worker that began the arm
 broke/<recipe>      why it broke off there, in one line
 records/<recipe>/   its record, whole or not at all
 steps/<worker>      what its watchdog watches, and the stacks where that ended it
+
+and for an arm that several draw in pieces the same once more, below its name, by piece.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ernie_qa.durable import write
 from ernie_qa.errors import ErnieQAError
+from ernie_qa.pieces import arm_of
 from ernie_qa.recipe import REFERENCE
 from ernie_qa.record import Record, load_record
 from ernie_qa.toml_input import one_line
 from ernie_qa.watchdog import Hung, Watchdog, hung
-
-
-def arm_of(name: str) -> str:
-    """The recipe that a name in these folders is about: a part of one has a `+` and its number after it."""
-    return name.partition("+")[0]
-
 
 _FOLDERS = ("began", "broke", "records", "steps")
 
@@ -37,18 +35,25 @@ class Exchange:
 
     `worker` is the process's name in messages. `apart` is empty, or names what it keeps apart from the others
     where kernels are compiled: how many one process compiled is told by its own directory. `earlier` are the
-    recipes whose records were there before this run began.
+    recipes whose records were there before this run began. It is one `among` so many workers.
     """
 
     directory: Path
     worker: str
     apart: str = ""
     earlier: frozenset[str] = frozenset()
+    among: int = 1
 
     def make(self) -> None:
         """Make the folders, where they are not there."""
         for folder in _FOLDERS:
-            (self.directory / folder).mkdir(exist_ok=True)
+            (self.directory / folder).mkdir(parents=True, exist_ok=True)
+
+    def below(self, recipe: str) -> Exchange:
+        """Where the pieces of one arm are left."""
+        found = replace(self, directory=self.directory / recipe)
+        found.make()
+        return found
 
     def begin(self, recipe: str) -> None:
         """Say that this process begins an arm. An arm is begun once: ErnieQAError where it was before, and
@@ -116,7 +121,7 @@ class Exchange:
         broke = self.directory / "broke" / recipe
         if broke.is_file():
             return f"{recipe} broke off before, in worker {who}: {broke.read_text(encoding='utf-8')}"
-        others = ", and nothing can be compared without it" if recipe == REFERENCE else ""
+        others = ", and nothing can be compared without it" if arm_of(recipe) == REFERENCE else ""
         return f"{recipe} broke off: worker {who} died while it was at it{others}; run again"
 
     def gather(self, begun: Collection[str]) -> tuple[dict[str, Record], list[str]]:
@@ -135,10 +140,17 @@ class Exchange:
         return found, lines
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait until no other process is in here; the kernel lets the next one in when a process dies. How
-        long the one in there may take, its watchdog says."""
-        with (self.directory / "turn.lock").open("w") as lock:
-            # a lock of flock's would live on in what a killed process had forked
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-            yield
+    def turn(self, of: str = "turn", wait: bool = True) -> Iterator[bool]:
+        """Wait until no other process is in the turn of that name; the kernel lets the next one in when a
+        process dies. How long the one in there may take, its watchdog says. Without `wait`, False where
+        there is one."""
+        with (self.directory / f"{of}.lock").open("w") as lock:
+            try:
+                # a lock of flock's would live on in what a killed process had forked
+                fcntl.lockf(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as problem:
+                if wait or problem.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                yield False
+            else:
+                yield True

@@ -75,7 +75,9 @@ def exchange_of(config: pytest.Config) -> Exchange | None:
     from ernie_qa.exchange import Exchange
 
     worker: Any = config
-    return Exchange(Path(share["directory"]), worker.workerinput["workerid"], share["part"])
+    return Exchange(
+        Path(share["directory"]), worker.workerinput["workerid"], share["part"], among=share["among"]
+    )
 
 
 def refusal(config: pytest.Config, device: str) -> str | None:

@@ -19,9 +19,10 @@ from ernie_qa.baseline.store import files_about
 from ernie_qa.cache_directory import cache_directory
 from ernie_qa.durable import cannot, discard, held
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
-from ernie_qa.exchange import Exchange, arm_of
+from ernie_qa.exchange import Exchange
 from ernie_qa.fingerprint import take_fingerprint
 from ernie_qa.frozen import digest
+from ernie_qa.pieces import arm_of
 from ernie_qa.recipe import REFERENCE
 
 if TYPE_CHECKING:

@@ -31,18 +31,19 @@ def add_cluster(command: ArgumentParser) -> None:
         "--chunk",
         type=int,
         metavar="N",
-        help="with --cluster, give a worker N cases of a recipe at a time (0: all of them)",
+        help="with --cluster, give a worker N cases at a time, 0 for all of a recipe's (all of them, and of "
+        "BF16, for which the others wait, a share each)",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
     """What the options say: seconds that a step may take, 0 for any time; or a `cluster`, None for this
-    machine, and how many cases a worker there is given at a time."""
+    machine, and how many cases a worker there is given at a time (`ernie_qa.cluster.run`)."""
 
     timeout: int
     cluster: Cluster | None
-    chunk: int
+    chunk: int | None = None
 
     def planned(self, plan: Plan, device: str | None) -> Plan:
         """The plan on that `device`, or on the one that is there. UnavailableError where it is not."""
@@ -58,7 +59,7 @@ class Where:
         return plan
 
     @property
-    def asked(self) -> dict[str, int]:
+    def asked(self) -> dict[str, int | None]:
         """What of it a run that goes on must have in common with the one before."""
         return {"chunk": self.chunk} if self.cluster else {}
 
@@ -72,7 +73,7 @@ class Where:
         return run(plan, settings, self.timeout, kept)
 
 
-HERE = Where(0, None, 0)
+HERE = Where(0, None)
 
 
 @contextmanager
@@ -83,7 +84,7 @@ def where(options: Namespace) -> Iterator[Where]:
     if not options.cluster:
         if options.chunk is not None:
             raise InputError("--chunk: is what a cluster's workers are given: say --cluster ADDRESS too")
-        yield Where(options.timeout, None, 0)
+        yield Where(options.timeout, None)
         return
     if options.timeout:
         raise InputError(
@@ -92,10 +93,12 @@ def where(options: Namespace) -> Iterator[Where]:
     from ernie_qa.cluster.dask import connected
 
     with connected(options.cluster) as cluster:
-        yield Where(0, cluster, options.chunk or 0)
+        yield Where(0, cluster, options.chunk)
 
 
-def _run_on(cluster: Cluster, plan: Plan, settings: Settings, chunk: int, kept: Exchange | None) -> Session:
+def _run_on(
+    cluster: Cluster, plan: Plan, settings: Settings, chunk: int | None, kept: Exchange | None
+) -> Session:
     from tqdm import tqdm
 
     from ernie_qa.cluster import run

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ernie_qa.errors import InputError
+from ernie_qa.pieces import piece_name
 
 if TYPE_CHECKING:
+    from ernie_qa.pieces import Pieces
     from ernie_qa.plan import Plan
     from ernie_qa.recipe import Recipe
-    from ernie_qa.suite import Suite
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Chunk:
     @property
     def name(self) -> str:
         """A file's name, which no other chunk of a run has; of a whole arm, the recipe's."""
-        return self.recipe.name if self.of == 1 else f"{self.recipe.name}+{self.number}"
+        return piece_name(self.recipe.name, self.number, self.of)
 
     def __str__(self) -> str:
         """What messages call it."""
@@ -34,17 +35,16 @@ class Chunk:
         )
 
 
-def chunks(recipe: Recipe, suite: Suite, size: int) -> tuple[Chunk, ...]:
-    """The suite in pieces of at most `size` cases, in its order; in one piece where that is 0."""
-    cases = [case.id for case in suite.cases]
-    step = size or len(cases)
-    pieces = [tuple(cases[at : at + step]) for at in range(0, len(cases), step)]
-    return tuple(Chunk(recipe, piece, number, len(pieces)) for number, piece in enumerate(pieces))
+def chunks(recipe: Recipe, pieces: Pieces) -> tuple[Chunk, ...]:
+    """One a piece."""
+    return tuple(Chunk(recipe, cases, number, len(pieces)) for number, cases in enumerate(pieces))
 
 
-def check_size(size: int, plan: Plan) -> None:
+def check_size(size: int | None, plan: Plan) -> None:
     """InputError where chunks of so many cases cannot be drawn apart: the first holds what parts are fed."""
     fed = min(plan.teacher_cases, len(plan.suite.cases))
+    if size is None:
+        return
     if size < 0 or 0 < size < fed:
         raise InputError(
             f"--chunk {size}: needed are {max(1, fed)} cases or more, as many as are fed to the parts "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 RESOURCE = "GPU"
 """What a worker with a GPU of its own has one of."""
+ON_A_GPU = {RESOURCE: 1}
 START = f"dask worker ADDRESS --nthreads 1 --resources {RESOURCE}=1"
 """How one is started."""
 PATIENCE = 20
@@ -57,7 +58,7 @@ class Cluster:
     @property
     def device(self) -> str:
         """Where its workers draw: "cuda" where one has a GPU as a resource, else "cpu"."""
-        return "cuda" if any(RESOURCE in one.get("resources", {}) for one in self._workers()) else "cpu"
+        return "cuda" if any(_has(one, ON_A_GPU) for one in self._workers()) else "cpu"
 
     def workers(self, device: str) -> Workers:
         """Its workers for `device`. UnavailableError where there is none."""
@@ -72,18 +73,23 @@ class Cluster:
                 f"--cluster {self.address}: none of its {len(found)} workers has a GPU as a resource; start "
                 f"one a GPU: {START.replace('ADDRESS', self.address)}"
             )
-        placed = {"resources": {RESOURCE: 1}} if device == "cuda" else {}
+        placed = ON_A_GPU if device == "cuda" else {}
         return Workers(
-            self.client.get_executor(pure=False, **placed),
+            self.client.get_executor(pure=False, **({"resources": placed} if placed else {})),
             # to all of them, for what one holds alone is lost with it; in a list, for of a dict each item
             # would be one
             share=lambda value: self.client.scatter([value], broadcast=True, hash=False)[0],
             begun=Begun(uuid.uuid4().hex[:12]),
-            alive=lambda: bool(self._workers()),
+            count=lambda: len([one for one in self._workers() if _has(one, placed)]),
         )
 
     def _workers(self) -> list[dict[str, Any]]:
         return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
+
+
+def _has(worker: Mapping[str, Any], resources: Mapping[str, int]) -> bool:
+    there = worker.get("resources", {})
+    return all(there.get(name, 0) >= count for name, count in resources.items())
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ernie_qa.cluster.work import TRIES, Broke, Done, Task, places, work
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.execute import Session
 from ernie_qa.join import join
+from ernie_qa.pieces import Pieces, pieces, shares
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.spool import Spool
 from ernie_qa.turns import accepted_seconds, longest_first
@@ -49,13 +50,13 @@ class Workers:
 
     `share` makes of a value what stands for it in many calls. `begun` counts, across workers, how often the
     chunk of a name was begun, this time counted in; it is pickled, and needed where the executor begins again
-    by itself what a worker lost. `alive` says whether there is any worker.
+    by itself what a worker lost. `count` says how many workers there are.
     """
 
     executor: Executor
     share: Callable[[Any], Any] = lambda value: value
     begun: Callable[[str], int] | None = None
-    alive: Callable[[], bool] = lambda: True
+    count: Callable[[], int] = lambda: 1
 
 
 def run(
@@ -63,13 +64,15 @@ def run(
     settings: Settings,
     workers: Workers,
     *,
-    chunk: int = 0,
+    chunk: int | None = None,
     kept: Exchange | None = None,
     progress: Progress = lambda recipe, drawn: None,
     told: Told = lambda line: None,
 ) -> Session:
-    """Observe the arms of `plan` on `workers` and judge them here, in `chunk` cases at a time, or whole (0).
+    """Observe the arms of `plan` on `workers` and judge them here.
 
+    A worker is given `chunk` cases of an arm at a time; all with 0; with None all of a recipe, and of BF16,
+    for which the others would wait, each a share.
     The model, a shipped one, a hub id or a directory, must be found in the same way by every worker. What is
     `kept` of an earlier run is not drawn again, and the rest is left there. The session is whole but for arms
     that broke off, which are `told`; after Ctrl-C it holds what was drawn to its end. InputError where
@@ -104,7 +107,7 @@ class _Dispatch:
         plan: Plan,
         settings: Settings,
         workers: Workers,
-        size: int,
+        size: int | None,
         kept: Exchange | None,
         progress: Progress,
         told: Told,
@@ -139,7 +142,7 @@ class _Dispatch:
         self._shared = None
         left: dict[Future[Done | Broke], Chunk] = {}
         try:
-            for chunk in [one for recipe in recipes for one in chunks(recipe, self._plan.suite, self._size)]:
+            for chunk in [one for recipe in recipes for one in chunks(recipe, self._pieces(recipe))]:
                 if found := self._found(chunk):
                     self._take(chunk, found)
                 else:
@@ -147,7 +150,7 @@ class _Dispatch:
             seen = time.monotonic()
             while left:
                 ended, _ = wait(left, timeout=POLL, return_when=FIRST_COMPLETED)
-                if ended or self._workers.alive():
+                if ended or self._workers.count():
                     seen = time.monotonic()
                 elif time.monotonic() - seen > GRACE:
                     for chunk in left.values():
@@ -158,6 +161,12 @@ class _Dispatch:
         finally:
             for future in left:
                 future.cancel()
+
+    def _pieces(self, recipe: Recipe) -> Pieces:
+        cases = [case.id for case in self._plan.suite.cases]
+        if self._size is None and recipe.name == REFERENCE:
+            return shares(cases, max(1, self._workers.count()), self._plan.teacher_cases)
+        return pieces(cases, self._size or 0)
 
     def _submit(self, chunk: Chunk, left: dict[Future[Done | Broke], Chunk]) -> None:
         self._tries[chunk.name] += 1

@@ -19,8 +19,9 @@ from ernie_qa.cluster import dispatch
 from ernie_qa.cluster.chunks import check_size, chunks
 from ernie_qa.cluster.work import Broke, Done, Task, places, work
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
-from ernie_qa.exchange import Exchange, arm_of
+from ernie_qa.exchange import Exchange
 from ernie_qa.models.find import find_model
+from ernie_qa.pieces import arm_of, pieces
 from ernie_qa.plan import Plan, plan
 from ernie_qa.recipe import REFERENCE, Recipe
 from ernie_qa.record import Record
@@ -58,13 +59,14 @@ def known(observed: Observed) -> Callable[[Task], Done]:
 
 def test_a_suite_in_chunks(planned: Plan) -> None:
     suite, recipe = planned.suite, planned.recipes[0]
-    (whole,) = chunks(recipe, suite, 0)
+    cases = [case.id for case in suite.cases]
+    (whole,) = chunks(recipe, pieces(cases, 0))
     assert (whole.name, str(whole), whole.cases) == ("lenient", "lenient", ("one", "two"))
-    first, second = chunks(recipe, suite, 1)
+    first, second = chunks(recipe, pieces(cases, 1))
     assert (first.cases, second.cases) == (("one",), ("two",))
-    assert (second.name, str(second)) == ("lenient+1", "lenient (part 2 of 2)")
+    assert (second.name, str(second)) == ("lenient+2of2", "lenient (part 2 of 2)")
     assert arm_of(second.name) == arm_of(whole.name) == "lenient"
-    assert chunks(recipe, suite, 5) == chunks(recipe, suite, 0)
+    assert pieces(cases, 5) == pieces(cases, 0)
 
 
 @pytest.mark.parametrize(("size", "fed", "fine"), [(0, 2, True), (1, 2, False), (2, 2, True), (1, 0, True)])
@@ -99,14 +101,14 @@ def test_what_finds_a_model_elsewhere(tiny_model: Path) -> None:
 def test_a_worker_refuses_another_model(planned: Plan) -> None:
     other = replace(planned.model, identity=replace(planned.model.identity, hash="0" * 64))
     other_plan = replace(planned, model=other)
-    (chunk,) = chunks(planned.recipes[0], planned.suite, 0)
+    (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
     found = work(Task(other_plan, Settings(), chunk, places(other_plan), None, False), {}, None)
     assert isinstance(found, Broke)
     assert "holds another model than the caller's" in found.why
 
 
 def test_a_worker_refuses_what_ended_two(planned: Plan) -> None:
-    (chunk,) = chunks(planned.recipes[0], planned.suite, 0)
+    (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
     task = Task(planned, Settings(), chunk, places(planned), lambda name: 3, False)
     found = work(task, {}, None)
     assert found == Broke("lenient ended 2 workers and is not tried again: look at their logs and memory")
@@ -187,7 +189,7 @@ def test_when_no_worker_is_left_the_run_ends(planned: Plan, monkeypatch: pytest.
             self.given.append(args[0].chunk.name)
             return Future()
 
-    workers = cluster.Workers(Silent(lambda task: Broke("")), alive=lambda: False)
+    workers = cluster.Workers(Silent(lambda task: Broke("")), count=lambda: 0)
     with pytest.raises(ErnieQAError, match="bf16 was not drawn: no worker is left; start some"):
         cluster.run(planned, Settings(), workers)
 
