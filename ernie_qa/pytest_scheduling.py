@@ -35,6 +35,11 @@ class RecipeScheduling(LoadScopeScheduling):  # type: ignore[misc]
         self.workqueue.move_to_end(min(self.workqueue, key=self._turn), last=False)
         super()._assign_work_unit(node)
 
+    def _reschedule(self, node: WorkerController) -> None:
+        # one that replaces a dead worker, and has not collected yet, while another one does
+        if node in self.registered_collections:
+            super()._reschedule(node)
+
     def _turn(self, scope: str) -> int:
         return self._turns[scope[2:]] if scope.startswith("::") else len(self._turns)
 

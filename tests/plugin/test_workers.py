@@ -108,6 +108,17 @@ def small(tiny_model: Path, small_suite: Path, write_recipe: Callable[[str, floa
     ]
 
 
+@pytest.fixture
+def six(small: list[str], small_suite: Path, tmp_path: Path) -> list[str]:
+    """The same with six cases, none fed to parts: each worker has a share of BF16."""
+    head, *cases = small_suite.read_text(encoding="utf-8").split("[[cases]]")
+    more = [case.replace('id = "', f'id = "{number}-') for number in range(3) for case in cases]
+    suite = tmp_path / "small.toml"
+    suite.write_text("[[cases]]".join([head, *more]), encoding="utf-8")
+    others = [option for option in small if not option.startswith("--ernie-suite=")]
+    return [*others, f"--ernie-suite={suite}", "--ernie-teacher-cases=0"]
+
+
 def statuses(verdict: Mapping[str, Any]) -> dict[str, str]:
     return {one["recipe"]: one["status"] for one in verdict["verdicts"]}
 
@@ -136,8 +147,8 @@ def test_two_workers_say_what_one_process_says(project: Project) -> None:
         options = (f"-n{workers}", f"--ernie-baselines={place / 'kept'}", "--ernie-update")
         done = project.run(*given, *options, f"--ernie-report={place / 'out'}")
         assert done.returncode == 0, done.stdout
-        # BF16 too: once, whoever needed it first
-        assert sorted(project.loaded) == sorted(recipes)
+        # of BF16, which all wait for, each has a share
+        assert sorted(project.loaded) == sorted([*recipes, *["bf16"] * (workers == 2)])
         found[workers] = done.stdout
     one, two = project.directory / "0", project.directory / "2"
     documents = [json.loads((place / "out" / "verdict.json").read_text()) for place in (one, two)]
@@ -190,6 +201,32 @@ def test_without_its_reference_every_worker_says_so_in_one_line(project: Project
     assert len(lines) == 1
     assert "broke off, and not judged: bf16" in done.stdout
     assert not (project.directory / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("planted", "said"), [("kill", "died while it was at it"), ("raise", "no such kernel")]
+)
+def test_a_share_of_bf16_that_is_lost_is_told_by_all(
+    project: Project, six: list[str], planted: str, said: str
+) -> None:
+    done = project.run(*six, planted=f"{planted} bf16")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert set(project.loaded) == {"bf16"}
+    failed = "".join(line for line in done.stdout.splitlines() if line.startswith("FAILED"))
+    assert all(f"[{name}]" in failed for name in ("bf16", "lenient", "mine"))
+    assert said in done.stdout
+    assert "broke off, and not judged: bf16" in done.stdout
+    assert not (project.directory / "out").exists()
+
+
+def test_each_worker_has_a_share_of_bf16(project: Project, six: list[str]) -> None:
+    done = project.run(*six)
+    assert done.returncode == 0, done.stdout
+    assert sorted(project.loaded) == ["bf16", "bf16", "lenient", "mine"]
+    assert statuses(project.verdict) == {"bf16": "pass", "lenient": "pass", "mine": "pass"}
+    record = load_record(project.directory / "out" / "bf16")
+    assert len(record.pictures) == 6
+    assert len(record.figures["cost"]["first"]) == 2
 
 
 def test_what_breaks_off_in_one_worker_is_told_by_the_other(project: Project, small: list[str]) -> None:
