@@ -41,9 +41,8 @@ def main() -> None:
     if options.device == "cuda" and not options.cold:
         gated(options, max(options.workers))
     first = found = None
-    print(
-        "| workers | seconds | speed-up | verdicts | seconds of loading and drawing |\n|---:|---:|---:|---|---|"
-    )
+    print("| workers | seconds | speed-up | verdicts | seconds of loading and drawing |")
+    print("|---:|---:|---:|---|---|", flush=True)
     for workers in options.workers:
         seconds, verdicts, arms = gated(options, workers)
         first, found = first or seconds, found or verdicts

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ernie_qa import allocator, compile_cache
 from ernie_qa.baseline.noise import find_noise
 from ernie_qa.baseline.store import find_baseline
-from ernie_qa.broken import KEPT, forget, held, release, told
+from ernie_qa.broken import KEPT, forget, held, release, settle, told
 from ernie_qa.errors import BaselineError, ErnieQAError, UnavailableError
 from ernie_qa.fidelity.lpips_weights import fetch
 from ernie_qa.fingerprint import machine_of
@@ -24,7 +24,7 @@ from ernie_qa.judge import judge
 from ernie_qa.meter import require_device
 from ernie_qa.observe import Observation, arm_of
 from ernie_qa.pieces import shares
-from ernie_qa.pipeline import load_pipeline
+from ernie_qa.pipeline import import_classes, load_pipeline
 from ernie_qa.quiet import hushed
 from ernie_qa.recipe import REFERENCE, find_recipe
 from ernie_qa.redaction import without_secrets
@@ -64,7 +64,8 @@ class Session:
     An arm's pipeline is dropped before the next one is loaded. With an `exchange` other processes run arms of
     the same plan beside this one: BF16 is drawn by whoever comes first while the others wait, no arm is begun
     twice, and every record is left there. A `watchdog` ends this process where a step hangs. A session for a
-    `part` gives a record, and judges nothing.
+    `part` gives a record, and judges nothing. Where the process is the session's `alone`, what is in memory
+    once BF16 is dropped is left out of the collections around the other arms.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Session:
         exchange: Exchange | None = None,
         watchdog: Watchdog | None = None,
         part: Part | None = None,
+        alone: bool = False,
     ) -> None:
         self.plan = plan
         self._watchdog = watchdog
@@ -98,6 +100,7 @@ class Session:
         self._unfinished: tuple[str, ...] = ()
         self._running: tuple[str, Observation] | None = None
         self._part = part
+        self._alone = alone
         self._records: dict[str, Record] = {REFERENCE: part.reference} if part and part.reference else {}
         self._outcomes: dict[str, Outcome] = {}
 
@@ -204,6 +207,9 @@ class Session:
                 self._lacking = error
             finally:
                 self._rest()
+            if self._alone and not self._lacking:
+                import_classes(self.plan.model)
+                settle()
             self._prepared = True
             self._before = None if self._lacking else held(self.plan.device)
         if self._lacking:
@@ -356,6 +362,9 @@ class Session:
             self.draw(recipe)
         record = self._guarded(recipe, "measuring", lambda: self._observing.finish())
         self._guarded(recipe, "giving its memory back", self._drop)
+        if self._alone and recipe.name == REFERENCE:
+            # by now everything is imported that any arm needs
+            settle()
         self._progress(recipe.name, len(self.plan.suite.cases), len(self.plan.suite.cases))
         if exchange := self._exchange:
             self._guarded(recipe, "keeping its record", lambda: exchange.keep(recipe.name, record))

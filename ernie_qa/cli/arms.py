@@ -109,6 +109,7 @@ def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeo
             progress=progress,
             exchange=exchange,
             watchdog=exchange.watchdog(timeout) if exchange and timeout else None,
+            alone=True,
         )
         try:
             if timeout:

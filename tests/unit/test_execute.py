@@ -1,6 +1,7 @@
+import gc
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,27 @@ def test_plan_takes_all_shipped_recipes(tiny_model: Path, small_suite: Path) -> 
     assert planned.device == "cpu"
 
 
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """What a test left out of collections is collected again."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("thawed")
+@pytest.mark.parametrize("alone", [False, True])
 def test_bf16_is_drawn_first_once_and_dropped_before_the_next(
+    alone: bool,
     loaded: list[str],
     tiny_model: Path,
     small_suite: Path,
     write_recipe: Callable[[str, float], Path],
 ) -> None:
-    session = Session(plan(tiny_model, [write_recipe("mine", 1.0), REFERENCE], small_suite))
+    session = Session(plan(tiny_model, [write_recipe("mine", 1.0), REFERENCE], small_suite), alone=alone)
     first, second = session
+    # and so is the last
+    assert not session._running
+    assert (gc.get_freeze_count() > 100_000) is alone
     assert loaded == [REFERENCE, "mine"]
     assert [outcome.record.recipe.name for outcome in (first, second)] == ["mine", REFERENCE]
     assert first.record.reference == second.record.hash
