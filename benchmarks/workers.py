@@ -4,7 +4,8 @@
     python benchmarks/workers.py --model ~/models/replica --suite turbo10 --device cuda --recipe ... (four)
 
 On GPUs each worker has one of its own. A run before those that count compiles and keeps kernels, unless
-`--cold` is said. On a CPU every process computes on one thread.
+`--cold` is said. On a CPU every process computes on one thread. Eight digits stand for how every check ended: runs of
+which they are the same, also of another day, ended alike.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ernie_qa.frozen import digest
 from ernie_qa.record import load_record
 from ernie_qa.rungs.cost import took
 
@@ -46,7 +48,8 @@ def main() -> None:
     for workers in options.workers:
         seconds, verdicts, arms = gated(options, workers)
         first, found = first or seconds, found or verdicts
-        agree = "the same" if verdicts == found else f"DIFFER: {apart(found, verdicts)}"
+        ended = digest({name: sorted(map(str, checks.items())) for name, checks in verdicts.items()})[:8]
+        agree = f"{ended}, the same" if verdicts == found else f"{ended}, DIFFER: {apart(found, verdicts)}"
         spent = ", ".join(f"{name} {one:.0f}" for name, one in arms.items())
         print(f"| {workers} | {seconds:.1f} | {first / seconds:.2f} | {agree} | {spent} |", flush=True)
 

@@ -155,8 +155,11 @@ def timeout_of(config: pytest.Config) -> int:
     return seconds
 
 
-def session_of(config: pytest.Config, plan: Plan, exchange: Exchange | None = None) -> Session:
-    """The session of `plan` that the options ask for; `exchange` is for one of several workers."""
+def session_of(
+    config: pytest.Config, plan: Plan, exchange: Exchange | None = None, *, alone: bool = False
+) -> Session:
+    """The session of `plan` that the options ask for; `exchange` is for one of several workers, and `alone`
+    says that nothing but gates runs in this process."""
     from ernie_qa.execute import Session
 
     baselines = setting(config, "baselines")
@@ -170,6 +173,7 @@ def session_of(config: pytest.Config, plan: Plan, exchange: Exchange | None = No
         exchange=exchange,
         # in any other process nobody is left to go on
         watchdog=exchange.watchdog(timeout) if exchange and (timeout := timeout_of(config)) else None,
+        alone=alone,
     )
 
 

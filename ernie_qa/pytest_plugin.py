@@ -123,7 +123,8 @@ def _make_ready(config: pytest.Config, run: Run, items: list[pytest.Item]) -> No
     for device in devices:
         if why := refusal(config, device):
             raise pytest.UsageError(why)
-        run.session = session_of(config, run.plans[device], exchange_of(config))
+        alone = len(gates) == len(items)
+        run.session = session_of(config, run.plans[device], exchange_of(config), alone=alone)
         run.asked = {arm.recipe.name for arm in gates.values()}
         tell(config, {test: arm.recipe.name for test, arm in gates.items()}, device)
 
