@@ -4,8 +4,8 @@
     python benchmarks/workers.py --model ~/models/replica --suite turbo10 --device cuda --recipe ... (four)
 
 On GPUs each worker has one of its own. A run before those that count compiles and keeps kernels, unless
-`--cold` is said. On a CPU every process computes on one thread. Eight digits stand for how every check ended: runs of
-which they are the same, also of another day, ended alike.
+`--cold` is said. On a CPU every process computes on one thread. Eight digits stand for how every check ended:
+runs of which they are the same, also of another day, ended alike.
 """
 
 from __future__ import annotations
