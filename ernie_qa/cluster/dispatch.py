@@ -91,7 +91,7 @@ def run(
         interrupted = True
         if not dispatch.records:
             raise
-    if lost := dispatch.broke.get(REFERENCE) or (len(names) <= 2 and next(iter(dispatch.broke.values()), "")):
+    if lost := next((why for name, why in dispatch.broke.items() if dispatch.is_needed(name)), None):
         raise ErnieQAError(lost)
     session.adopt(dispatch.records, {*dispatch.records, *dispatch.broke}, names)
     if interrupted:
@@ -129,6 +129,10 @@ class _Dispatch:
         files = files_about(settings.baselines, plan.model.name) if settings.baselines else {}
         self._files = {name: file.read_bytes() for name, file in files.items()}
         self._shared: tuple[Any, Any] | None = None
+
+    def is_needed(self, recipe: str) -> bool:
+        """Whether there is nothing to tell without that recipe: BF16, and the only one."""
+        return recipe == REFERENCE or all(one.name in (REFERENCE, recipe) for one in self._plan.recipes)
 
     def others(self) -> list[Recipe]:
         """The recipes beside BF16, the one that took longest when it was accepted first."""
@@ -170,14 +174,14 @@ class _Dispatch:
 
     def _submit(self, chunk: Chunk, left: dict[Future[Done | Broke], Chunk]) -> None:
         self._tries[chunk.name] += 1
-        if self._shared is None:
-            reference = self.records.get(REFERENCE)
-            self._shared = self._workers.share(self._files), self._workers.share(reference)
         task = Task(self._plan, self._settings, chunk, self._places, self._workers.begun, self._earlier)
         try:
+            if self._shared is None:
+                reference = self.records.get(REFERENCE)
+                self._shared = self._workers.share(self._files), self._workers.share(reference)
             left[self._workers.executor.submit(work, task, *self._shared)] = chunk
         except Exception as problem:
-            # as a pool of which a process has died
+            # as of a pool of which a process has died, or a scheduler that has
             self._break_off(chunk, Broke(f"{chunk} was not drawn: {_said(problem)}"))
 
     def _receive(
@@ -204,13 +208,20 @@ class _Dispatch:
             return
         if found.begun > 1:
             self._told(f"{chunk} was lost with its worker, and drawn again")
-        self._keep(chunk, found.record)
-        self._take(chunk, found.record)
+        try:
+            self._keep(chunk, found.record)
+            self._take(chunk, found.record)
+        except ErnieQAError as problem:
+            # as a full disk: what is there is judged all the same
+            self._break_off(chunk, Broke(f"{chunk}: {problem}"))
 
     def _break_off(self, chunk: Chunk, broke: Broke) -> None:
         name = chunk.recipe.name
-        if name not in self.broke:
-            self.broke[name] = broke.why
+        if name in self.broke:
+            return
+        self.broke[name] = broke.why
+        # what ends the run is raised, and so told
+        if not self.is_needed(name):
             self._told(broke.why)
 
     def _take(self, chunk: Chunk, found: Record) -> None:

@@ -18,7 +18,7 @@ from ernie_qa.cli import main
 from ernie_qa.cluster import dispatch
 from ernie_qa.cluster.chunks import check_size, chunks
 from ernie_qa.cluster.work import Broke, Done, Task, places, work
-from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
+from ernie_qa.errors import ErnieQAError, InputError, RecordError, UnavailableError
 from ernie_qa.exchange import Exchange
 from ernie_qa.models.find import find_model
 from ernie_qa.pieces import arm_of, pieces
@@ -150,6 +150,7 @@ def test_what_is_lost_is_given_out_once_more(
     else:
         with pytest.raises(ErnieQAError, match=r"^lenient was lost 2 times, lastly by Conn.*: gone$"):
             cluster.run(planned, Settings(), workers, told=told.append)
+        assert len(told) == 1
     assert told[0] == "lenient was lost, and is given out again: ConnectionResetError: gone"
     assert played.given.count("lenient") == 2
 
@@ -317,3 +318,38 @@ def test_without_dask_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UnavailableError, match=r"pip install 'ernie-qa\[cluster\]'"):
         connected("tcp://127.0.0.1:9").__enter__()
+
+
+def test_a_scheduler_that_has_died_is_one_line(planned: Plan, observed: Observed) -> None:
+    def share(value: Any) -> Any:
+        raise OSError("Timed out trying to connect")
+
+    with pytest.raises(ErnieQAError, match=r"^bf16 was not drawn: OSError: Timed out trying to connect$"):
+        cluster.run(planned, Settings(), cluster.Workers(Played(known(observed)), share=share))
+
+
+def test_what_cannot_be_kept_costs_its_recipe_alone(
+    planned: Plan,
+    observed: Observed,
+    write_recipe: Callable[[str, float], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = plan(planned.model, [write_recipe("other", 1.0), observed[0]], planned.suite.path)
+    exchange, keep, told = Exchange(tmp_path, "gate"), Exchange.keep, list[str]()
+    exchange.make()
+
+    def keeping(self: Exchange, name: str, record: Record) -> None:
+        if name == "other":
+            raise RecordError("no room")
+        keep(self, name, record)
+
+    def answer(task: Task) -> Done:
+        name = task.chunk.recipe.name
+        return Done(observed[1]["lenient" if name == "other" else name], 1)
+
+    monkeypatch.setattr(Exchange, "keep", keeping)
+    session = cluster.run(both, Settings(), cluster.Workers(Played(answer)), kept=exchange, told=told.append)
+    assert told == ["other: no room"]
+    assert [outcome.verdict.recipe for outcome in session.outcomes] == ["lenient"]
+    assert session.broken == ("other",)
