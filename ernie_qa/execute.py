@@ -208,7 +208,8 @@ class Session:
             finally:
                 self._rest()
             if self._alone and not self._lacking:
-                import_classes(self.plan.model)
+                with hushed():
+                    import_classes(self.plan.model)
                 settle()
             self._prepared = True
             self._before = None if self._lacking else held(self.plan.device)

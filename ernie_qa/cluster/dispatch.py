@@ -265,5 +265,7 @@ def _said(problem: BaseException) -> str:
     """What an executor raised, in one line."""
     if isinstance(problem, CancelledError):
         return "what it was sent went with a worker"
+    if isinstance(problem, TimeoutError):
+        return "no worker is there"
     first = next(iter(str(problem).strip().splitlines()), "")
     return f"{type(problem).__name__}: {first}" if first else type(problem).__name__
