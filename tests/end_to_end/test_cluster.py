@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ernie_qa.fidelity.lpips_weights import cache_path
 from ernie_qa.record import load_record
+from tests.judged import verdicts
 
 RECIPES = ("first", "second")
 PLANT = """
@@ -150,21 +150,6 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 def loads(place: Path) -> list[str]:
     return sorted((place / "loads").read_text().split())
-
-
-def verdicts(out: Path) -> list[dict[str, Any]]:
-    """What was judged, without what tells one run from another."""
-    found = json.loads((out / "verdict.json").read_text(encoding="utf-8"))["verdicts"]
-    return [
-        {"recipe": one["recipe"], "status": one["status"]}
-        | {
-            "checks": [
-                (check["name"], check["status"], None if check["rung"] == "cost" else check["measured"])
-                for check in one["checks"]
-            ]
-        }
-        for one in found
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,17 @@
 """A gate that is killed, and the same command again: nothing is drawn twice, nothing is lost."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ernie_qa.fidelity.lpips_weights import cache_path
 from ernie_qa.record import load_record
+from tests.judged import verdicts
 
 RECIPES = ("first", "second", "third")
 PLANT = """
@@ -71,19 +70,6 @@ def gate(
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     return run
-
-
-def verdicts(out: Path) -> list[dict[str, Any]]:
-    """What was judged, without what tells one run from another."""
-    found = json.loads((out / "verdict.json").read_text(encoding="utf-8"))["verdicts"]
-    return [{key: one[key] for key in ("recipe", "status")} | {"checks": names(one)} for one in found]
-
-
-def names(verdict: dict[str, Any]) -> list[tuple[str, str, Any]]:
-    return [
-        (check["name"], check["status"], None if check["rung"] == "cost" else check["measured"])
-        for check in verdict["checks"]
-    ]
 
 
 @pytest.mark.parametrize("options", [(), ("--timeout=600",)], ids=["alone", "with a worker"])
