@@ -113,8 +113,13 @@ def test_another_run_finds_nothing_of_it(
         assert kept.earlier == set(observed[1])
 
 
-def test_what_is_accepted_belongs_to_the_run(planned: Plan, observed: Observed, tmp_path: Path) -> None:
-    figures = tmp_path / "baselines" / planned.model.name / "cpu" / "index.json"
+@pytest.mark.parametrize(("name", "folder"), [("tiny", "tiny"), ("org/name", "org-name")])
+def test_what_is_accepted_belongs_to_the_run(
+    planned: Plan, observed: Observed, tmp_path: Path, name: str, folder: str
+) -> None:
+    model = replace(planned.model, identity=replace(planned.model.identity, name=name))
+    planned = replace(planned, model=model)
+    figures = tmp_path / "baselines" / folder / "cpu" / "index.json"
     figures.parent.mkdir(parents=True)
     places = set()
     for text in ("{}", "{ }"):
