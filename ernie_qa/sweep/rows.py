@@ -42,7 +42,7 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Found:
     """All rows, BF16's first; what fidelity and memory are; the pictures that arms stopped early
-    did not draw are `cases` for each, and all `took` so many seconds."""
+    did not draw are `cases` for each, and the run `took` so many seconds."""
 
     rows: tuple[Row, ...]
     measure: str

@@ -13,6 +13,7 @@ from ernie_qa.report.files import write_whole
 from ernie_qa.report.page import PAGE, frame
 from ernie_qa.report.wrap import table, wrapped
 from ernie_qa.report.written import write_report
+from ernie_qa.sweep.as_recipe import as_recipe
 from ernie_qa.sweep.plot import MB, svg
 from ernie_qa.verdict import Status
 from ernie_qa.wording import counted, figure
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ernie_qa.sweep.rows import Found, Row
 
 FRONT, PLOT = "sweep.html", "sweep.svg"
+RECIPES = "recipes"
+"""The directory of the arms' recipes, a file each."""
 MARK = "*"
 """What stands before an arm on the front."""
 
@@ -56,7 +59,7 @@ def sentences(found: Found) -> Iterator[str]:
     of = counted(len(found.arms), "arm")
     yield (
         f"{passed} of {of} {'passes' if passed == 1 else 'pass'}, {front} on the Pareto "
-        f"front of fidelity, {found.memory} and seconds a picture; all took {found.took:.0f} s."
+        f"front of fidelity, {found.memory} and seconds a picture; this run took {found.took:.0f} s."
     )
     if found.stopped:
         count = len(found.stopped)
@@ -69,7 +72,8 @@ def sentences(found: Found) -> Iterator[str]:
 
 
 def write(directory: Path, found: Found, session: Session) -> Path:
-    """Write what a gate's report holds, with the plot and the front's page beside it; the front's."""
+    """Write what a gate's report holds, with the arms' recipes, the plot and the front's page beside it; the
+    front's."""
     write_report(directory, session)
     plot = svg(found)
     text = frame.page("sweep.html", "ernie_qa.sweep")(
@@ -81,7 +85,11 @@ def write(directory: Path, found: Found, session: Session) -> Path:
         found=found,
         plot=Markup(plot),
         all_arms=PAGE,
+        recipes=RECIPES,
     )
+    (directory / RECIPES).mkdir(exist_ok=True)
+    for arm in session.plan.recipes:
+        write_whole(directory / RECIPES / f"{arm.name}.toml", as_recipe(arm))
     write_whole(directory / PLOT, plot)
     write_whole(directory / FRONT, text)
     return directory / FRONT

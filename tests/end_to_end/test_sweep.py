@@ -12,6 +12,7 @@ from ernie_qa import execute
 from ernie_qa.cli import main
 from ernie_qa.fidelity.lpips_weights import cache_path
 from ernie_qa.recipe import REFERENCE, Recipe
+from ernie_qa.recipe import find_recipe
 from ernie_qa.record import load_record
 
 WEIGHTS = cache_path()
@@ -58,6 +59,7 @@ def test_a_sweep_stops_the_bad_arm_and_ends_in_a_front(
     assert stopped.ended is not None
     assert not stopped.pictures
     assert len(good.pictures) == 2
+    assert find_recipe(out / "recipes" / "int8.toml").hash == good.recipe.hash
     assert stopped.reference == good.reference == load_record(out / REFERENCE).hash
     document = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
     assert {one["recipe"]: one["status"] for one in document["verdicts"]} == {"uint2": "fail", "int8": "pass"}

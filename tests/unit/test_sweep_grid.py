@@ -11,6 +11,7 @@ from ernie_qa.errors import RecipeError
 from ernie_qa.plan import plan
 from ernie_qa.quantizers import checked_options
 from ernie_qa.recipe import find_recipe
+from ernie_qa.sweep.as_recipe import as_recipe
 from ernie_qa.sweep.grid import LONGEST_NAME, MOST_ARMS, arms
 from ernie_qa.toml_input import SAFE_NAME
 
@@ -198,3 +199,12 @@ def test_a_dry_run_lists_the_documented_arms(capsys: pytest.CaptureFixture[str])
     assert len(made) >= 12
     assert said[: len(made)] == [arm.name for arm in made]
     assert len(plan("mini", made).recipes) == len(made)
+
+
+def test_every_arm_can_be_written_as_a_recipe(tmp_path: Path) -> None:
+    for arm in arms(EXAMPLE):
+        file = tmp_path / f"{arm.name}.toml"
+        file.write_text(as_recipe(arm), encoding="utf-8")
+        again = find_recipe(file)
+        assert (again.name, again.hash) == (arm.name, arm.hash)
+        assert (again.gates, again.allowances) == (arm.gates, arm.allowances)
