@@ -11,8 +11,7 @@ import pytest
 from ernie_qa import execute
 from ernie_qa.cli import main
 from ernie_qa.fidelity.lpips_weights import cache_path
-from ernie_qa.recipe import REFERENCE, Recipe
-from ernie_qa.recipe import find_recipe
+from ernie_qa.recipe import REFERENCE, Recipe, find_recipe
 from ernie_qa.record import load_record
 
 WEIGHTS = cache_path()
