@@ -178,8 +178,14 @@ def _unchanged(arm: Arm) -> dict[str, dict[str, Any]]:
 
 
 def join(parts: Sequence[Figures], reference: Record | None) -> Figures:
-    """The first part's: what was loaded is the same in all of them."""
-    return the_same(NAME, parts)
+    """The first part's: what was loaded is the same in all of them, and what one found of the weights the
+    next one knew before."""
+    the_same(NAME, [{**part, "weights": _without_before(part["weights"])} for part in parts])
+    return parts[0]
+
+
+def _without_before(weights: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {key: one[key] for key in one if key != "before"} for name, one in weights.items()}
 
 
 def judge(evidence: Evidence) -> Iterator[Check]:

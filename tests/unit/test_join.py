@@ -113,6 +113,21 @@ def test_parts_that_hold_other_weights_are_refused(parts: tuple[Record, ...]) ->
         join((parts[0], replace(parts[1], figures=other)), None)
 
 
+def test_weights_that_were_known_by_the_next_part_are_the_same(parts: tuple[Record, ...]) -> None:
+    package = parts[0].figures["package"]
+
+    def found(number: int, other: int = 0) -> Record:
+        weights = {
+            "transformer": {"same": 60, "layers": {}, "missing": [], "other": other, "before": number > 0}
+        }
+        part = parts[number]
+        return replace(part, figures={**part.figures, "package": {**package, "weights": weights}})
+
+    assert join((found(0), found(1)), None).figures["package"]["weights"]["transformer"]["same"] == 60
+    with pytest.raises(ErnieQAError, match="disagree in package: weights"):
+        join((found(0), found(1, other=1)), None)
+
+
 def test_every_rung_joins() -> None:
     assert all(callable(rung.join) for rung in rungs())
 
