@@ -207,7 +207,7 @@ def _dry_run(options: argparse.Namespace) -> int:
     from ernie_qa.models.find import find_model, to_fetch
     from ernie_qa.report.forecast import document, forecast_lines
 
-    if options.cluster:
+    if options.cluster is not None:
         raise InputError("--dry-run: tells what this machine needs, and nothing of a cluster; leave one out")
     if download := to_fetch(options.model):
         found = forecast_download(download)

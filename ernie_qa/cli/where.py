@@ -81,7 +81,7 @@ def where(options: Namespace) -> Iterator[Where]:
     """Where `options` say, connected until the block ends. InputError where they contradict each other;
     errors are also those of `ernie_qa.cluster.dask.connected`."""
     check_timeout(options.timeout)
-    if not options.cluster:
+    if options.cluster is None:
         if options.chunk is not None:
             raise InputError("--chunk: is what a cluster's workers are given: say --cluster ADDRESS too")
         yield Where(options.timeout, None)

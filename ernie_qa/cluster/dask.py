@@ -7,6 +7,7 @@ was begun is therefore counted where all workers see it, in events of the schedu
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from ernie_qa.cluster.dispatch import Workers
+from ernie_qa.cluster.dispatch import GRACE, Workers
 from ernie_qa.errors import InputError, UnavailableError
 from ernie_qa.toml_input import one_line
 
@@ -26,6 +27,7 @@ RESOURCE = "GPU"
 ON_A_GPU = {RESOURCE: 1}
 START = f"dask worker ADDRESS --nthreads 1 --resources {RESOURCE}=1"
 """How one is started."""
+_ADDRESS = re.compile(r"((tcp|tls|ucx|wss?)://)?[^\s/]+:\d{1,5}")
 PATIENCE = 20
 """Seconds in which a scheduler has to answer: chosen."""
 
@@ -76,15 +78,19 @@ class Cluster:
         placed = ON_A_GPU if device == "cuda" else {}
         return Workers(
             self.client.get_executor(pure=False, **({"resources": placed} if placed else {})),
-            # to all of them, for what one holds alone is lost with it; in a list, for of a dict each item
-            # would be one
-            share=lambda value: self.client.scatter([value], broadcast=True, hash=False)[0],
+            share=lambda value: _scattered(self.client, value),
             begun=Begun(uuid.uuid4().hex[:12]),
             count=lambda: len([one for one in self._workers() if _has(one, placed)]),
         )
 
     def _workers(self) -> list[dict[str, Any]]:
         return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
+
+
+def _scattered(client: Client, value: Any) -> Any:
+    # to all of them, for what one holds alone is lost with it; in a list, for of a dict each item would be
+    # one
+    return client.scatter([value], broadcast=True, hash=False, timeout=GRACE)[0]
 
 
 def _has(worker: Mapping[str, Any], resources: Mapping[str, int]) -> bool:
@@ -102,6 +108,8 @@ def connected(address: str) -> Iterator[Cluster]:
         from distributed import Client
     except ImportError:
         raise UnavailableError("--cluster needs Dask: pip install 'ernie-qa[cluster]'") from None
+    if not _ADDRESS.fullmatch(address):
+        raise InputError(one_line(f"--cluster {address!r}: no address; needed is one as tcp://host:8786"))
     # what becomes of lost workers is told by whoever waits for them
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:

@@ -129,6 +129,7 @@ class _Dispatch:
         files = files_about(settings.baselines, plan.model.name) if settings.baselines else {}
         self._files = {name: file.read_bytes() for name, file in files.items()}
         self._shared: tuple[Any, Any] | None = None
+        self._gone = False
 
     def is_needed(self, recipe: str) -> bool:
         """Whether there is nothing to tell without that recipe: BF16, and the only one."""
@@ -176,12 +177,16 @@ class _Dispatch:
         self._tries[chunk.name] += 1
         task = Task(self._plan, self._settings, chunk, self._places, self._workers.begun, self._earlier)
         try:
+            if self._gone:
+                raise TimeoutError
             if self._shared is None:
                 reference = self.records.get(REFERENCE)
                 self._shared = self._workers.share(self._files), self._workers.share(reference)
             left[self._workers.executor.submit(work, task, *self._shared)] = chunk
         except Exception as problem:
             # as of a pool of which a process has died, or a scheduler that has
+            # who waited in vain for workers has waited for all chunks
+            self._gone = self._gone or (isinstance(problem, TimeoutError) and not self._workers.count())
             self._break_off(chunk, Broke(f"{chunk} was not drawn: {_said(problem)}"))
 
     def _receive(
@@ -266,6 +271,6 @@ def _said(problem: BaseException) -> str:
     if isinstance(problem, CancelledError):
         return "what it was sent went with a worker"
     if isinstance(problem, TimeoutError):
-        return "no worker is there"
+        return "no worker is left; start some"
     first = next(iter(str(problem).strip().splitlines()), "")
     return f"{type(problem).__name__}: {first}" if first else type(problem).__name__

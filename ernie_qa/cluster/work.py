@@ -84,7 +84,7 @@ def work(task: Task, baselines: Mapping[str, bytes], reference: Record | None) -
         except ErnieQAError as error:
             # its own log is where to look further
             print(*getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
-            return Broke(f"{error} (on {platform.node()})")
+            return Broke(f"worker on {platform.node()}: {error}")
 
 
 def _observed(task: Task, baselines: Mapping[str, bytes], reference: Record | None) -> Record:

@@ -286,7 +286,10 @@ def test_accepted_pictures_travel(tmp_path: Path) -> None:
         (["--chunk=2"], "--chunk: is what a cluster's workers are given"),
         (["--cluster=tcp://127.0.0.1:9", "--timeout=5"], "--timeout: ends a process of this machine"),
         (["--cluster=tcp://127.0.0.1:9", "--dry-run"], "--dry-run: tells what this machine needs"),
-        (["--cluster=nowhere://x"], "--cluster nowhere://x: no address"),
+        (["--cluster=nowhere://x"], "--cluster 'nowhere://x': no address; needed is one as tcp://host:8786"),
+        (["--cluster=http://127.0.0.1:9"], "no address"),
+        (["--cluster=foo"], "no address"),
+        (["--cluster="], "--cluster '': no address"),
     ],
 )
 def test_what_contradicts_itself_is_refused(
@@ -353,3 +356,26 @@ def test_what_cannot_be_kept_costs_its_recipe_alone(
     assert told == ["other: no room"]
     assert [outcome.verdict.recipe for outcome in session.outcomes] == ["lenient"]
     assert session.broken == ("other",)
+
+
+def test_who_waited_for_workers_in_vain_has_waited_for_all(
+    planned: Plan, observed: Observed, write_recipe: Callable[[str, float], Path]
+) -> None:
+    both = plan(planned.model, [write_recipe("other", 1.0), observed[0]], planned.suite.path)
+    shared: list[Any] = []
+    told: list[str] = []
+
+    def share(value: Any) -> Any:
+        shared.append(value)
+        # BF16 has come back by then
+        if len(shared) > 2:
+            raise TimeoutError("No valid workers found")
+        return value
+
+    workers = cluster.Workers(Played(known(observed)), share=share, count=lambda: 0)
+    session = cluster.run(both, Settings(), workers, told=told.append)
+    assert len(shared) == 3
+    assert sorted(told) == [
+        f"{name} was not drawn: no worker is left; start some" for name in ("lenient", "other")
+    ]
+    assert session.broken == ("lenient", "other")
