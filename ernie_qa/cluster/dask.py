@@ -7,6 +7,7 @@ was begun is therefore counted where all workers see it, in events of the schedu
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ ON_A_GPU = {RESOURCE: 1}
 START = f"dask worker ADDRESS --nthreads 1 --resources {RESOURCE}=1"
 """How one is started."""
 _ADDRESS = re.compile(r"((tcp|tls|ucx|wss?)://)?[^\s/]+:\d{1,5}")
+INLINE = 8 * 2**20
+"""Bytes that are sent with each task: Dask warns of 10 MB."""
 PATIENCE = 20
 """Seconds in which a scheduler has to answer: chosen."""
 
@@ -78,7 +81,7 @@ class Cluster:
         placed = ON_A_GPU if device == "cuda" else {}
         return Workers(
             self.client.get_executor(pure=False, **({"resources": placed} if placed else {})),
-            share=lambda value: _scattered(self.client, value),
+            share=lambda value: _shared(self.client, value),
             begun=Begun(uuid.uuid4().hex[:12]),
             count=lambda: len([one for one in self._workers() if _has(one, placed)]),
         )
@@ -87,9 +90,11 @@ class Cluster:
         return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
 
 
-def _scattered(client: Client, value: Any) -> Any:
-    # to all of them, for what one holds alone is lost with it; in a list, for of a dict each item would be
-    # one
+def _shared(client: Client, value: Any) -> Any:
+    """What stands for `value` in many calls: itself where it is small, for nothing of that can be lost."""
+    if len(pickle.dumps(value)) <= INLINE:
+        return value
+    # to all workers, for what one holds alone is lost with it; in a list, for a dict goes item by item
     return client.scatter([value], broadcast=True, hash=False, timeout=GRACE)[0]
 
 
