@@ -334,6 +334,7 @@ class Session:
         if REFERENCE in self._begun:
             raise ErnieQAError(f"{REFERENCE} broke off before; its first error says why")
         self._begun.add(REFERENCE)
+        self._last = REFERENCE
         return helped(exchange, REFERENCE, among, draw)
 
     def _recipe(self, name: str) -> Recipe:

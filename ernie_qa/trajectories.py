@@ -6,6 +6,7 @@ Imports no torch: who reads the tensors does.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +58,10 @@ class Trajectories:
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise RecordError(one_line(f"{self._source}: {_EDITED}"))
         return content
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Trajectories], tuple[bytes]]:
+        # a file is of one host, and what is pickled may go to another
+        return Trajectories.from_bytes, (self.content(),)
 
 
 _EDITED = "was edited: it does not match the record's sha256; observe again"

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from ernie_qa.broken import KEPT, held
 from ernie_qa.cluster.chunks import Chunk
 from ernie_qa.errors import ErnieQAError, ModelError
 from ernie_qa.execute import Session
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 TRIES = 2
 """How many workers a chunk may end before nobody tries it again."""
 
+_BEFORE: dict[str, int] = {}
+"""What was on a GPU before this process's first chunk."""
 _ALONE = Lock()
 """Two arms never share a process: a scheduler may give a worker with several threads several chunks."""
 
@@ -79,12 +82,24 @@ def work(task: Task, baselines: Mapping[str, bytes], reference: Record | None) -
             return Broke(
                 f"{task.chunk} ended {TRIES} workers and is not tried again: look at their logs and memory"
             )
+        if left := _left(task.plan.device):
+            return Broke(
+                f"{task.chunk} was not begun: worker on {platform.node()}: {left / 2**20:,.0f} MiB of an "
+                "earlier chunk are still on its GPU; restart it"
+            )
         try:
             return Done(_observed(task, baselines, reference), begun)
         except ErnieQAError as error:
             # its own log is where to look further
             print(*getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
             return Broke(f"worker on {platform.node()}: {error}")
+
+
+def _left(device: str) -> int:
+    """Bytes on the GPU that earlier chunks of this process did not give back; 0 for what libraries keep."""
+    now = held(device)
+    left = now - _BEFORE.setdefault(device, now)
+    return left if left > KEPT else 0
 
 
 def _observed(task: Task, baselines: Mapping[str, bytes], reference: Record | None) -> Record:

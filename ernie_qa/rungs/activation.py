@@ -114,11 +114,13 @@ def join(parts: Sequence[Figures], reference: Record | None) -> Figures:
 
 
 def _summed(parts: Sequence[Sequence[Calls]]) -> Iterator[Calls]:
-    """The calls of every layer in all parts, with what the first repetition dispatched that there was."""
+    """The calls of every layer in all parts, with what a repetition dispatched: one that entered the kernel
+    function and dispatched no kernel, if there is one, or else the one that entered it most often."""
     others = [{one.name: one for one in part} for part in parts]
     for name in dict.fromkeys(one.name for part in parts for one in part):
         found = [part[name] for part in others if name in part]
-        repeated = next((one for one in found if one.replayed >= 0), found[0])
+        faulty = (one for one in found if one.replayed > 0 and not one.ops)
+        repeated = next(faulty, max(found, key=lambda one: one.replayed))
         yield replace(
             repeated,
             total=sum(one.total for one in found),

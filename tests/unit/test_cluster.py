@@ -2,6 +2,8 @@
 tests/end_to_end/test_cluster.py."""
 
 import os
+import pickle
+import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,6 +18,7 @@ from ernie_qa import cluster
 from ernie_qa.baseline.store import files_about
 from ernie_qa.cli import main
 from ernie_qa.cluster import dispatch
+from ernie_qa.cluster import work as working
 from ernie_qa.cluster.chunks import check_size, chunks
 from ernie_qa.cluster.work import Broke, Done, Task, places, work
 from ernie_qa.errors import ErnieQAError, InputError, RecordError, UnavailableError
@@ -24,7 +27,7 @@ from ernie_qa.models.find import find_model
 from ernie_qa.pieces import arm_of, pieces
 from ernie_qa.plan import Plan, plan
 from ernie_qa.recipe import REFERENCE, Recipe
-from ernie_qa.record import Record
+from ernie_qa.record import Record, load_record
 from ernie_qa.settings import Settings
 from ernie_qa.turns import longest_first
 
@@ -379,3 +382,33 @@ def test_who_waited_for_workers_in_vain_has_waited_for_all(
         f"{name} was not drawn: no worker is left; start some" for name in ("lenient", "other")
     ]
     assert session.broken == ("lenient", "other")
+
+
+def test_what_bf16_fed_its_parts_travels_though_it_lies_in_a_file(
+    planned: Plan, observed: Observed, tmp_path: Path
+) -> None:
+    observed[1][REFERENCE].save(tmp_path / "bf16")
+    record = load_record(tmp_path / "bf16")
+    assert record.trajectories
+    content = record.trajectories.content()
+    travelled = pickle.dumps(record)
+    shutil.rmtree(tmp_path / "bf16")
+    again: Record = pickle.loads(travelled)
+    assert again.hash == record.hash
+    assert again.trajectories
+    assert again.trajectories.content() == content
+
+
+def test_a_worker_whose_gpu_is_not_empty_begins_nothing(
+    planned: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = iter([0, 2**30])
+    monkeypatch.setattr(working, "held", lambda device: next(there))
+    monkeypatch.setattr(working, "_BEFORE", {})
+    monkeypatch.setattr(working, "_observed", lambda task, files, reference: reference)
+    (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
+    task = Task(planned, Settings(), chunk, places(planned), None, False)
+    assert isinstance(work(task, {}, None), Done)
+    found = work(task, {}, None)
+    assert isinstance(found, Broke)
+    assert "1,024 MiB of an earlier chunk are still on its GPU; restart it" in found.why

@@ -152,6 +152,24 @@ def test_calls_are_summed(exercised: bool) -> None:
         assert found == Calls("layer", 10, 6, {"few_rows": 3, "skipped": 1}, 1, {"aten::_int_mm": 1})
 
 
+def joined_calls(*parts: Calls) -> Calls:
+    figures = [{"components": {"pe": {"layers": [], "calls": grouped([one])}}} for one in parts]
+    (found,) = ungrouped(Calls, activation.join(figures, None)["components"]["pe"]["calls"])
+    return found
+
+
+def test_a_repetition_that_dispatched_no_kernel_is_not_lost() -> None:
+    good, faulty = calls(4), replace(calls(4), ops={})
+    for parts in ((good, faulty), (faulty, good)):
+        found = joined_calls(*parts)
+        assert (found.replayed, found.ops) == (1, {})
+
+
+def test_a_part_with_too_few_rows_proves_nothing_for_the_others() -> None:
+    few = replace(calls(4, few_rows=4), replayed=0, ops={})
+    assert joined_calls(few, calls(6)).ops == {"aten::_int_mm": 1}
+
+
 def test_windows_of_a_gpu_are_joined() -> None:
     calm = dict.fromkeys(REASONS, 0)
     one = {
