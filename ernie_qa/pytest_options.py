@@ -10,7 +10,8 @@ import pytest
 
 if TYPE_CHECKING:
     from ernie_qa.exchange import Exchange
-    from ernie_qa.execute import Progress, Session
+    from ernie_qa.execute import Session
+    from ernie_qa.observer import Progress
     from ernie_qa.plan import Plan
 
 OPTIONS = {

@@ -22,11 +22,15 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The part of one arm that a session is for: the ids of the `cases` that it draws; the BF16 `reference`
-    that was drawn elsewhere, None where BF16 is the arm; whether that was timed in an `earlier` run; and what
-    keeps kernels `apart` that are compiled here (`ernie_qa.exchange.Exchange`)."""
+    """The part of one arm that a process draws: the ids of its `cases`.
+
+    `reference` is the BF16 record that was drawn elsewhere, in an `earlier` run perhaps; None where BF16 is
+    the arm. `apart` keeps kernels apart that are compiled here (`ernie_qa.exchange.Exchange`). `before` are
+    the bytes that torch held on the GPU before this process's first arm, None where this is that one.
+    """
 
     cases: tuple[str, ...]
     reference: Record | None
     earlier: bool = False
     apart: str = ""
+    before: int | None = None

@@ -53,9 +53,9 @@ def starving(load, megabytes=10):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 def hangs(told):
-    from ernie_qa import execute
+    from ernie_qa import observer
 
-    load, get_ready = execute.load_pipeline, execute.require_device
+    load, get_ready = observer.load_pipeline, observer.require_device
 
     def loading(model, recipe, device, **options):
         if told.get(recipe.name) == "loading":
@@ -75,7 +75,7 @@ def hangs(told):
             drawing()
         get_ready(device)
 
-    execute.load_pipeline, execute.require_device = loading, ready
+    observer.load_pipeline, observer.require_device = loading, ready
 
 if os.environ.get("HANGS"):
     hangs(dict(one.split("=") for one in os.environ["HANGS"].split()))

@@ -14,13 +14,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ernie_qa.broken import KEPT, held
+from ernie_qa.broken import held
 from ernie_qa.cluster.chunks import Chunk
 from ernie_qa.errors import ErnieQAError, ModelError
-from ernie_qa.execute import Session
 from ernie_qa.frozen import Frozen
 from ernie_qa.gpus import VISIBLE
 from ernie_qa.models.find import Model, find_model
+from ernie_qa.observer import Observer
 from ernie_qa.settings import Part, Settings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ TRIES = 2
 """How many workers a chunk may end before nobody tries it again."""
 
 _BEFORE: dict[str, int] = {}
-"""What was on a GPU before this process's first chunk."""
+"""Device -> what torch held on it before this process's first chunk."""
 _ALONE = Lock()
 """Two arms never share a process: a scheduler may give a worker with several threads several chunks."""
 
@@ -82,11 +82,6 @@ def work(task: Task, baselines: Mapping[str, bytes], reference: Record | None) -
             return Broke(
                 f"{task.chunk} ended {TRIES} workers and is not tried again: look at their logs and memory"
             )
-        if left := _left(task.plan.device):
-            return Broke(
-                f"{task.chunk} was not begun: worker on {platform.node()}: {left / 2**20:,.0f} MiB of an "
-                "earlier chunk are still on its GPU; restart it"
-            )
         try:
             return Done(_observed(task, baselines, reference), begun)
         except ErnieQAError as error:
@@ -95,24 +90,17 @@ def work(task: Task, baselines: Mapping[str, bytes], reference: Record | None) -
             return Broke(f"worker on {platform.node()}: {error}")
 
 
-def _left(device: str) -> int:
-    """Bytes on the GPU that earlier chunks of this process did not give back; 0 for what libraries keep."""
-    now = held(device)
-    left = now - _BEFORE.setdefault(device, now)
-    return left if left > KEPT else 0
-
-
 def _observed(task: Task, baselines: Mapping[str, bytes], reference: Record | None) -> Record:
     plan, chunk, settings = _here(task), task.chunk, task.settings
     with _unpacked(baselines) as directory:
-        session = Session(
+        observer = Observer(
             plan,
-            baselines=directory if settings.baselines else None,
-            any_allocator=settings.any_allocator,
-            all_rungs=settings.all_rungs,
-            part=Part(chunk.cases, reference, task.earlier, _apart()),
+            replace(settings, baselines=directory if settings.baselines else None),
+            part=Part(chunk.cases, reference, task.earlier, _apart(), _BEFORE.get(plan.device)),
         )
-        return session.record(chunk.recipe)
+        observer.prepare()
+        _BEFORE.setdefault(plan.device, held(plan.device))
+        return observer.record(chunk.recipe)
 
 
 def _apart() -> str:

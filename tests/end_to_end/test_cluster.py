@@ -21,9 +21,9 @@ PLANT = """
 import os, signal
 
 if os.environ.get("LOADS"):
-    from ernie_qa import execute
+    from ernie_qa import observer
 
-    load = execute.load_pipeline
+    load = observer.load_pipeline
 
     def loading(model, recipe, device, **options):
         with open(os.environ["LOADS"], "a") as file:
@@ -50,7 +50,7 @@ if os.environ.get("LOADS"):
         pipe.transformer.register_forward_pre_hook(die)
         return pipe
 
-    execute.load_pipeline = loading
+    observer.load_pipeline = loading
 """
 Gate = Callable[..., "subprocess.Popen[str]"]
 

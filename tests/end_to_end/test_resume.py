@@ -18,9 +18,9 @@ PLANT = """
 import os, signal, time
 
 if os.environ.get("LOADS"):
-    from ernie_qa import execute
+    from ernie_qa import observer
 
-    load = execute.load_pipeline
+    load = observer.load_pipeline
 
     def loading(model, recipe, device, **options):
         with open(os.environ["LOADS"], "a") as file:
@@ -39,7 +39,7 @@ if os.environ.get("LOADS"):
             pipe.transformer.register_forward_pre_hook(die)
         return pipe
 
-    execute.load_pipeline = loading
+    observer.load_pipeline = loading
     os.environ.setdefault("GATE", str(os.getpid()))
 """
 Gate = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ernie_qa import execute
+from ernie_qa import observer
 from ernie_qa.cli import main
 from ernie_qa.fidelity.lpips_weights import cache_path
 from ernie_qa.recipe import REFERENCE, Recipe, find_recipe
@@ -72,7 +72,7 @@ def test_a_sweep_stops_the_bad_arm_and_ends_in_a_front(
 def test_an_interrupted_sweep_keeps_what_ended_and_goes_on(
     given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    load, out = execute.load_pipeline, tmp_path / "out"
+    load, out = observer.load_pipeline, tmp_path / "out"
     loads: list[str] = []
 
     def loading(model: Any, recipe: Recipe, device: str, **options: Any) -> Any:
@@ -81,7 +81,7 @@ def test_an_interrupted_sweep_keeps_what_ended_and_goes_on(
             raise KeyboardInterrupt
         return load(model, recipe, device, **options)
 
-    monkeypatch.setattr(execute, "load_pipeline", loading)
+    monkeypatch.setattr(observer, "load_pipeline", loading)
     monkeypatch.setenv("ERNIE_QA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
     shutil.copy(WEIGHTS, tmp_path / "cache")
@@ -100,14 +100,14 @@ def test_an_interrupted_sweep_keeps_what_ended_and_goes_on(
 def test_an_arm_that_breaks_off_does_not_end_the_sweep(
     given: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    load = execute.load_pipeline
+    load = observer.load_pipeline
 
     def loading(model: Any, recipe: Recipe, device: str, **options: Any) -> Any:
         if recipe.name == "uint2":
             raise RuntimeError("no such kernel")
         return load(model, recipe, device, **options)
 
-    monkeypatch.setattr(execute, "load_pipeline", loading)
+    monkeypatch.setattr(observer, "load_pipeline", loading)
     assert main(given) == 0
     said = capfd.readouterr()
     assert [line for line in said.err.splitlines() if "uint2 broke off" in line and "no such kernel" in line]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ernie_qa import execute
+from ernie_qa import observer
 from ernie_qa.errors import OutOfMemoryError, UnavailableError
 from ernie_qa.execute import Session
 from ernie_qa.recipe import REFERENCE, find_recipe
@@ -48,7 +48,7 @@ def test_steady_pictures_of_three_quantized_components_are_drawn_unwatched() -> 
     (recipe,) = session.plan.recipes
     left = session.begin(recipe)
     wrapped: list[bool] = []
-    session._observing.arm.pipe.vae.decoder.register_forward_hook(
+    session.observer.observing.arm.pipe.vae.decoder.register_forward_hook(
         lambda *_: wrapped.append(linear_int8.int8_matmul is not original)
     )
     for _ in range(left):
@@ -65,7 +65,7 @@ def test_steady_pictures_of_three_quantized_components_are_drawn_unwatched() -> 
 def test_memory_that_runs_out_while_loading_is_told_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    load, hogs = execute.load_pipeline, []
+    load, hogs = observer.load_pipeline, []
 
     def loading(*given: Any, **options: Any) -> Any:
         # no sooner: what is in use when an arm begins counts as left by the one before
@@ -78,7 +78,7 @@ def test_memory_that_runs_out_while_loading_is_told_and_given_back(monkeypatch: 
     session.outcome(find_recipe(REFERENCE))
     before = torch.cuda.memory_allocated()
     with monkeypatch.context() as patched:
-        patched.setattr(execute, "load_pipeline", loading)
+        patched.setattr(observer, "load_pipeline", loading)
         with pytest.raises(OutOfMemoryError, match="not enough GPU memory to load it") as told:
             session.outcome(first)
     assert "\n" not in str(told.value)

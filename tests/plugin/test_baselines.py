@@ -17,9 +17,9 @@ from .conftest import Gated
 PLANTED = '''
 """A change planted into the arm that planted.txt names: what its transformer predicts grows by a share."""
 from pathlib import Path
-from ernie_qa import execute
+from ernie_qa import observer
 
-load = execute.load_pipeline
+load = observer.load_pipeline
 
 def changed(model, recipe, device, **options):
     pipe = load(model, recipe, device, **options)
@@ -28,7 +28,7 @@ def changed(model, recipe, device, **options):
         pipe.transformer.register_forward_hook(lambda layer, given, made: (made[0] * (1 + float(share)),))
     return pipe
 
-execute.load_pipeline = changed
+observer.load_pipeline = changed
 '''
 
 

@@ -260,16 +260,16 @@ def pytest_runtest_logreport(report):
 
 
 PRESSED_LOADING = """
-from ernie_qa import execute
+from ernie_qa import observer
 
-load = execute.load_pipeline
+load = observer.load_pipeline
 
 def loading(model, recipe, *given, **options):
     if recipe.name == "mine":
         raise KeyboardInterrupt
     return load(model, recipe, *given, **options)
 
-execute.load_pipeline = loading
+observer.load_pipeline = loading
 """
 
 

@@ -19,12 +19,12 @@ SECRET = "correct-horse-battery"
 PLANTED = f'''
 """Libraries that say all that they know, on a machine with a name."""
 import os, platform, socket
-from ernie_qa import execute
+from ernie_qa import observer
 from ernie_qa.quantizers import sdnq
 from ernie_qa.rungs import text
 
 socket.gethostname = platform.node = lambda: "{HOST}"
-load, fresh_weight = execute.load_pipeline, sdnq.fresh_weight
+load, fresh_weight = observer.load_pipeline, sdnq.fresh_weight
 
 def loading(model, recipe, device, **options):
     if recipe.name == "broken":
@@ -37,7 +37,7 @@ def moved(*given):
     place = os.environ["HOME"] + "/venv/sdnq/__init__.py"
     raise ImportError(f"cannot import name 'x' from 'sdnq' ({{place}}), {TOKEN}")
 
-execute.load_pipeline, sdnq.fresh_weight = loading, moved
+observer.load_pipeline, sdnq.fresh_weight = loading, moved
 '''
 
 

@@ -25,10 +25,10 @@ import os, signal
 from dataclasses import replace
 from pathlib import Path
 import pytest
-from ernie_qa import exchange, execute
+from ernie_qa import exchange, execute, observer
 from ernie_qa.verdict import Status
 
-load, keep, judge = execute.load_pipeline, exchange.Exchange.keep, execute.judge
+load, keep, judge = observer.load_pipeline, exchange.Exchange.keep, execute.judge
 what, _, whom = os.environ.get("PLANTED", "").partition(" ")
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 
@@ -56,7 +56,7 @@ def judging(record, *given, **options):
         return found
     return replace(found, checks=tuple(replace(one, status=Status.FAIL) for one in found.checks))
 
-execute.load_pipeline, exchange.Exchange.keep, execute.judge = loading, keeping, judging
+observer.load_pipeline, exchange.Exchange.keep, execute.judge = loading, keeping, judging
 '''
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_qa import execute
+from ernie_qa import observer
 from ernie_qa.errors import ErnieQAError, RecordError
 from ernie_qa.exchange import Exchange
 from ernie_qa.execute import Session
@@ -110,7 +110,7 @@ def test_whatever_ends_an_arm_in_a_process_that_lives_on_is_told(
     def leaving(*given: object, **options: object) -> None:
         raise SystemExit("no licence")
 
-    monkeypatch.setattr(execute, "load_pipeline", leaving)
+    monkeypatch.setattr(observer, "load_pipeline", leaving)
     first, second = workers
     session = Session(plan(tiny_model, [REFERENCE], small_suite), exchange=first)
     with pytest.raises(SystemExit):

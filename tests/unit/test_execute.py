@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ernie_qa import execute
+from ernie_qa import observer
 from ernie_qa.cli import main
 from ernie_qa.errors import ErnieQAError, UnavailableError
 from ernie_qa.execute import Session
@@ -22,7 +22,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The recipes that were loaded, in order. Each load asserts that no earlier pipeline is alive."""
     names: list[str] = []
     alive: list[weakref.ref[Any]] = []
-    load = execute.load_pipeline
+    load = observer.load_pipeline
 
     def watched(model: Any, recipe: Recipe, device: str, **options: Any) -> Any:
         assert not [pipe for pipe in alive if pipe() is not None]
@@ -31,7 +31,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         alive.extend(map(weakref.ref, (pipe.transformer, pipe.text_encoder)))
         return pipe
 
-    monkeypatch.setattr(execute, "load_pipeline", watched)
+    monkeypatch.setattr(observer, "load_pipeline", watched)
     return names
 
 
@@ -60,7 +60,7 @@ def test_bf16_is_drawn_first_once_and_dropped_before_the_next(
     session = Session(plan(tiny_model, [write_recipe("mine", 1.0), REFERENCE], small_suite), alone=alone)
     first, second = session
     # and so is the last
-    assert not session._running
+    assert not session.observer.running
     assert (gc.get_freeze_count() > 100_000) is alone
     assert loaded == [REFERENCE, "mine"]
     assert [outcome.record.recipe.name for outcome in (first, second)] == ["mine", REFERENCE]
@@ -79,7 +79,7 @@ def test_an_arm_that_broke_off_is_not_tried_again(
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(execute, "load_pipeline", broken)
+    monkeypatch.setattr(observer, "load_pipeline", broken)
     with pytest.raises(
         ErnieQAError, match=r"bf16 broke off: RuntimeError: CUDA out of memory \(test_execute.py, line"
     ):
@@ -120,7 +120,7 @@ def test_an_arm_is_drawn_step_by_step_and_ended_by_the_next(
 def test_what_breaks_off_mid_way_is_told_and_leaves_no_pipeline(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path
 ) -> None:
-    load, alive = execute.load_pipeline, []
+    load, alive = observer.load_pipeline, []
 
     def watched(*given: Any, **options: Any) -> Any:
         pipe = load(*given, **options)
@@ -130,7 +130,7 @@ def test_what_breaks_off_mid_way_is_told_and_leaves_no_pipeline(
     def broken(*_: Any) -> None:
         raise RuntimeError("CUDA error: an illegal memory access")
 
-    monkeypatch.setattr(execute, "load_pipeline", watched)
+    monkeypatch.setattr(observer, "load_pipeline", watched)
     session = Session(plan(tiny_model, [REFERENCE], small_suite))
     (bf16,) = session.plan.recipes
     session.begin(bf16)
@@ -151,7 +151,7 @@ def test_what_breaks_off_mid_way_is_told_and_leaves_no_pipeline(
 def test_an_error_with_a_cause_that_somebody_keeps_keeps_no_pipeline(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path
 ) -> None:
-    load, alive = execute.load_pipeline, []
+    load, alive = observer.load_pipeline, []
 
     def loading(*given: Any, **options: Any) -> Any:
         pipe = load(*given, **options)
@@ -164,7 +164,7 @@ def test_an_error_with_a_cause_that_somebody_keeps_keeps_no_pipeline(
         except RuntimeError as problem:
             raise UnavailableError("not enough GPU memory") from problem
 
-    monkeypatch.setattr(execute, "load_pipeline", told)
+    monkeypatch.setattr(observer, "load_pipeline", told)
     session = Session(plan(tiny_model, [REFERENCE], small_suite))
     with pytest.raises(UnavailableError) as kept:
         session.outcome(session.plan.recipes[0])
@@ -188,7 +188,7 @@ def test_an_error_of_no_known_kind_is_told_and_an_interruption_drops_the_pipelin
         def broken(*_: Any, error: BaseException = error) -> None:
             raise error
 
-        alive = weakref.ref(session._observing.arm.pipe.transformer)
+        alive = weakref.ref(session.observer.observing.arm.pipe.transformer)
         alive().register_forward_pre_hook(broken)
         expected = ErnieQAError if recipe is first else KeyboardInterrupt
         with pytest.raises(expected, match="first broke off: TypeError" if recipe is first else None):
@@ -211,10 +211,10 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path
 
         return reached
 
-    monkeypatch.setattr(execute, "require_device", lambda device: None)
-    monkeypatch.setattr(execute.compile_cache, "keep", stop("keep"))
-    monkeypatch.setattr(execute, "load_pipeline", stop("load"))
-    monkeypatch.setattr(execute, "fetch", lambda: None)
+    monkeypatch.setattr(observer, "require_device", lambda device: None)
+    monkeypatch.setattr(observer.compile_cache, "keep", stop("keep"))
+    monkeypatch.setattr(observer, "load_pipeline", stop("load"))
+    monkeypatch.setattr(observer, "fetch", lambda: None)
     return lambda **options: Session(plan(tiny_model, [REFERENCE], small_suite, "cuda"), **options)
 
 
@@ -230,7 +230,7 @@ def test_kernels_are_kept_before_anything_loads_on_a_gpu(
     with pytest.raises(Reached, match="keep"):
         session.begin(session.plan.recipes[0])
     kept: list[str] = []
-    monkeypatch.setattr(execute.compile_cache, "keep", lambda device, apart: kept.append(device))
+    monkeypatch.setattr(observer.compile_cache, "keep", lambda device, apart: kept.append(device))
     session = on_cuda()
     with pytest.raises(Reached, match="load"):
         session.begin(session.plan.recipes[0])
@@ -256,7 +256,7 @@ def test_an_allocator_that_runs_away_is_refused_before_anything_loads(
 def test_a_cpu_asks_for_no_allocator(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, small_suite: Path
 ) -> None:
-    monkeypatch.setattr(execute, "fetch", lambda: None)
+    monkeypatch.setattr(observer, "fetch", lambda: None)
     Session(plan(tiny_model, [REFERENCE], small_suite)).prepare()
 
 
@@ -274,7 +274,7 @@ def test_an_arm_that_broke_off_leaves_the_others_and_no_pass(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    load, pipelines = execute.load_pipeline, []
+    load, pipelines = observer.load_pipeline, []
 
     def broken(model: Any, recipe: Recipe, device: str, **options: Any) -> Any:
         pipe = load(model, recipe, device, **options)
@@ -283,7 +283,7 @@ def test_an_arm_that_broke_off_leaves_the_others_and_no_pass(
             raise UnavailableError("not enough GPU memory")
         return pipe
 
-    monkeypatch.setattr(execute, "load_pipeline", broken)
+    monkeypatch.setattr(observer, "load_pipeline", broken)
     recipes = [str(write_recipe(name, 1.0)) for name in ("first", "second")]
     given = ["--model", str(tiny_model), "--suite", str(small_suite), "--device", "cpu"]
     given += ["--report", str(tmp_path / "out")]

@@ -8,12 +8,12 @@ import pytest
 
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.exchange import Exchange
-from ernie_qa.execute import Session
 from ernie_qa.helped import helped
+from ernie_qa.observer import Observer
 from ernie_qa.plan import Plan, plan
 from ernie_qa.recipe import REFERENCE, Recipe, find_recipe
 from ernie_qa.record import Record
-from ernie_qa.settings import Part
+from ernie_qa.settings import Part, Settings
 
 PIECES = (("one",), ("two",))
 DIED = (
@@ -27,7 +27,7 @@ Draw = Callable[[tuple[str, ...]], Record]
 def draw(tiny_model: Path, small_suite: Path, observed: tuple[Recipe, dict[str, Record]]) -> Draw:
     planned: Plan = plan(tiny_model, [observed[0]], small_suite, teacher_cases=0)
     bf16 = find_recipe(REFERENCE)
-    known = {cases: Session(planned, part=Part(cases, None)).record(bf16) for cases in PIECES}
+    known = {cases: Observer(planned, Settings(), part=Part(cases, None)).record(bf16) for cases in PIECES}
     return known.__getitem__
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ernie_qa import execute
+from ernie_qa import observer
 from ernie_qa.cli import main
 from ernie_qa.execute import Session
 from ernie_qa.plan import plan
@@ -19,7 +19,7 @@ from ernie_qa.verdict import Status
 @pytest.fixture
 def stop_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """`stop_in(recipe)`: Ctrl-C is pressed while its transformer computes."""
-    load = execute.load_pipeline
+    load = observer.load_pipeline
 
     def press(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -31,7 +31,7 @@ def stop_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
                 pipe.transformer.register_forward_pre_hook(press)
             return pipe
 
-        monkeypatch.setattr(execute, "load_pipeline", loading)
+        monkeypatch.setattr(observer, "load_pipeline", loading)
 
     return stop
 

@@ -13,6 +13,7 @@ from ernie_qa.execute import Session
 from ernie_qa.frozen import thaw
 from ernie_qa.join import join
 from ernie_qa.nvml import REASONS, joined
+from ernie_qa.observer import Observer
 from ernie_qa.plan import Plan, plan
 from ernie_qa.quantizers.layers import Calls, grouped, ungrouped
 from ernie_qa.recipe import REFERENCE, Recipe, find_recipe
@@ -34,7 +35,7 @@ def parts(planned: Plan) -> tuple[Record, ...]:
     """BF16, a case each; the first recorded what parts are fed."""
     bf16 = find_recipe(REFERENCE)
     return tuple(
-        Session(replace(planned, teacher_cases=fed), part=Part((case.id,), None)).record(bf16)
+        Observer(replace(planned, teacher_cases=fed), Settings(), part=Part((case.id,), None)).record(bf16)
         for fed, case in zip((1, 0), planned.suite.cases, strict=True)
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_qa import execute
+from ernie_qa import observer
 from ernie_qa.broken import KEPT
 from ernie_qa.errors import ErnieQAError, UnavailableError
 from ernie_qa.execute import Session
@@ -22,15 +22,15 @@ def planned(tiny_model: Path, small_suite: Path, write_recipe: Callable[[str, fl
 
 def keep(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """So much is left once `first` was loaded: a CPU counts nothing of the kind."""
-    load, there = execute.load_pipeline, [BEFORE]
+    load, there = observer.load_pipeline, [BEFORE]
 
     def loading(model: object, recipe: object, *given: object, **options: object) -> object:
         if getattr(recipe, "name", "") == "first":
             there[0] = BEFORE + kept
         return load(model, recipe, *given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(execute, "load_pipeline", loading)
-    monkeypatch.setattr(execute, "held", lambda device: there[0])
+    monkeypatch.setattr(observer, "load_pipeline", loading)
+    monkeypatch.setattr(observer, "held", lambda device: there[0])
 
 
 def test_what_follows_a_leak_is_not_begun(monkeypatch: pytest.MonkeyPatch, planned: Plan) -> None:
@@ -65,8 +65,8 @@ def test_a_gpu_that_an_error_left_unusable_hides_no_first_error(
     def loading(*given: object, **options: object) -> None:
         raise RuntimeError("the first error")
 
-    monkeypatch.setattr(execute, "load_pipeline", loading)
-    monkeypatch.setattr(execute, "release", fails)
+    monkeypatch.setattr(observer, "load_pipeline", loading)
+    monkeypatch.setattr(observer, "release", fails)
     with pytest.raises(ErnieQAError, match="second broke off: RuntimeError: the first error"):
         session.outcome(second)
     # what was finished before is there
@@ -79,6 +79,6 @@ def test_memory_that_cannot_be_given_back_is_told_in_one_line(
     def fails(*given: object) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(execute, "release", fails)
+    monkeypatch.setattr(observer, "release", fails)
     with pytest.raises(ErnieQAError, match="bf16 broke off: RuntimeError: CUDA error: device-side assert"):
         Session(planned).outcome(planned.recipes[0])
