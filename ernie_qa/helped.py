@@ -32,9 +32,9 @@ def helped(
         for wait in (False, True):
             for name, cases in zip(names, pieces, strict=True):
                 with below.turn(name, wait=wait) as mine:
-                    if mine and not below.is_told(name):
-                        below.begin(name)
-                        below.keep(name, _drawn(below, name, partial(draw, cases)))
+                    # of an arm that broke off elsewhere no more is drawn
+                    if mine and not below.is_told(name) and not exchange.is_told(recipe):
+                        _draw(below, name, partial(draw, cases))
         with exchange.turn():
             return exchange.record(recipe) or _joined(exchange, below, recipe, names)
     except ErnieQAError as error:
@@ -47,18 +47,22 @@ def helped(
         raise ErnieQAError(why) from error
 
 
-def _drawn(below: Exchange, name: str, draw: Callable[[], Record]) -> Record:
+def _draw(below: Exchange, name: str, draw: Callable[[], Record]) -> None:
+    below.begin(name)
     try:
-        return draw()
+        below.keep(name, draw())
     except ErnieQAError as error:
         below.broke(name, str(error))
         raise
 
 
 def _joined(exchange: Exchange, below: Exchange, recipe: str, names: Sequence[str]) -> Record:
-    parts, lost = below.gather(names)
+    parts, lost = below.gather(below.begun)
     if lost:
         raise ErnieQAError(lost[0])
+    if len(parts) < len(names):
+        # what another said of the arm has kept them from being drawn
+        raise ErnieQAError(exchange.ended(recipe))
     whole = join([parts[name] for name in names], None)
     exchange.begin(recipe)
     exchange.keep(recipe, whole)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ernie_qa.errors import ErnieQAError
-from ernie_qa.fingerprint import differences, same_build_and_machine
+from ernie_qa.fingerprint import Fingerprint, differences
 from ernie_qa.record import Record
 from ernie_qa.rungs import rungs
 
@@ -26,7 +26,7 @@ def join(parts: Sequence[Record], reference: Record | None) -> Record:
             raise ErnieQAError(
                 f"{first.recipe.name}: its parts are not of one model, recipe, suite and reference"
             )
-        if not same_build_and_machine(part.fingerprint, first.fingerprint):
+        if _made_with(part.fingerprint) != _made_with(first.fingerprint):
             unlike = "; ".join(differences(part.fingerprint, first.fingerprint)[:3])
             raise ErnieQAError(
                 f"{first.recipe.name}: its parts were drawn by different builds or machines ({unlike}): "
@@ -45,6 +45,14 @@ def join(parts: Sequence[Record], reference: Record | None) -> Record:
     return replace(
         first, figures=figures, pictures=tuple(picture for part in parts for picture in part.pictures)
     )
+
+
+def _made_with(fingerprint: Fingerprint) -> Fingerprint:
+    """The fingerprint without what changes no figure: unlike a reference, a part is of the very same arm, and
+    the settings are part of that."""
+    settings = {name: value for name, value in fingerprint.settings.items() if name != "HF_HUB_OFFLINE"}
+    threads = 0 if fingerprint.gpu else fingerprint.threads
+    return replace(fingerprint, settings=settings, threads=threads)
 
 
 def _what(part: Record) -> tuple[object, ...]:

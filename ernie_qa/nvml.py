@@ -91,7 +91,8 @@ class Watch:
 
 
 def joined(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One summary of several windows: the extremes of all, sums of samples, and of medians the median."""
+    """One summary of several windows: the extremes of all, sums of samples, and of medians the
+    median; an error where nothing was read in any of them."""
 
     def read(key: str) -> list[Any]:
         return [one[key] for one in summaries if one[key] is not None]
@@ -112,7 +113,7 @@ def joined(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "reasons": {name: sum(one[name] for one in reasons) for name in REASONS} if reasons else None,
         "device_used_bytes": max(read("device_used_bytes"), default=None),
         "other_processes": max(read("other_processes"), default=None),
-        "error": next(iter(read("error")), None),
+        "error": None if any(read("samples")) else next(iter(read("error")), None),
     }
 
 

@@ -13,7 +13,8 @@ def the_same(rung: str, parts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]
     different machines, or what makes them is not deterministic."""
     first = parts[0]
     for other in parts[1:]:
-        if differing := [key for key in first if other.get(key) != first[key]]:
+        keys = first.keys() | other.keys()
+        if differing := sorted(key for key in keys if other.get(key) != first.get(key)):
             raise ErnieQAError(
                 f"its parts disagree in {rung}: {', '.join(differing)}: look at the hosts that drew them, "
                 "or draw it in one part"

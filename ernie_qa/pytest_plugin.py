@@ -123,9 +123,9 @@ def _make_ready(config: pytest.Config, run: Run, items: list[pytest.Item]) -> No
     for device in devices:
         if why := refusal(config, device):
             raise pytest.UsageError(why)
-        alone = len(gates) == len(items)
-        run.session = session_of(config, run.plans[device], exchange_of(config), alone=alone)
         run.asked = {arm.recipe.name for arm in gates.values()}
+        exchange, alone = exchange_of(config, len(run.asked)), len(gates) == len(items)
+        run.session = session_of(config, run.plans[device], exchange, alone=alone)
         tell(config, {test: arm.recipe.name for test, arm in gates.items()}, device)
 
 

@@ -66,18 +66,18 @@ def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def exchange_of(config: pytest.Config) -> Exchange | None:
-    """Where this worker leaves its records; None in any other process, and where the run is not distributed
-    by recipe."""
+def exchange_of(config: pytest.Config, recipes: int = 1) -> Exchange | None:
+    """Where this worker leaves its records, of a run with gates of so many recipes; None in any other
+    process, and where the run is not distributed by recipe."""
     share = _share(config)
     if not share:
         return None
     from ernie_qa.exchange import Exchange
 
     worker: Any = config
-    return Exchange(
-        Path(share["directory"]), worker.workerinput["workerid"], share["part"], among=share["among"]
-    )
+    # who has no recipe has no part in BF16 either
+    among = min(share["among"], recipes)
+    return Exchange(Path(share["directory"]), worker.workerinput["workerid"], share["part"], among=among)
 
 
 def refusal(config: pytest.Config, device: str) -> str | None:

@@ -20,7 +20,7 @@ from ernie_qa.cache_directory import cache_directory
 from ernie_qa.durable import cannot, discard, held
 from ernie_qa.errors import ErnieQAError, InputError, UnavailableError
 from ernie_qa.exchange import Exchange
-from ernie_qa.fingerprint import take_fingerprint
+from ernie_qa.fingerprint import sources, take_fingerprint
 from ernie_qa.frozen import digest
 from ernie_qa.pieces import arm_of
 from ernie_qa.recipe import REFERENCE
@@ -94,7 +94,7 @@ def _key(plan: Plan, asked: dict[str, Any]) -> str:
     """Sixteen digits for all that a run was asked for, the build and the machine; but for the GPU, which may
     hang when it is touched, and which a verdict compares with BF16's."""
     values = {
-        "sources": _sources(),
+        "sources": sources(),
         "fingerprint": take_fingerprint("cpu").values(),
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "model": plan.model.identity.hash,
@@ -110,15 +110,6 @@ def _key(plan: Plan, asked: dict[str, Any]) -> str:
         },
     }
     return digest(values)[:16]
-
-
-def _sources() -> str:
-    """A hash of this package's code, which is edited without another version where it is developed."""
-    found = hashlib.sha256()
-    package = Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        found.update(f"{file.relative_to(package)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
-    return found.hexdigest()
 
 
 def _stored(baselines: Path, model: str) -> dict[str, str]:

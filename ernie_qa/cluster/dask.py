@@ -83,8 +83,15 @@ class Cluster:
             self.client.get_executor(pure=False, **({"resources": placed} if placed else {})),
             share=lambda value: _shared(self.client, value),
             begun=Begun(uuid.uuid4().hex[:12]),
-            count=lambda: len([one for one in self._workers() if _has(one, placed)]),
+            count=lambda: self._count(placed),
         )
+
+    def _count(self, placed: Mapping[str, int]) -> int:
+        try:
+            return len([one for one in self._workers() if _has(one, placed)])
+        except OSError:
+            # the scheduler itself is gone
+            return 0
 
     def _workers(self) -> list[dict[str, Any]]:
         return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
@@ -116,7 +123,8 @@ def connected(address: str) -> Iterator[Cluster]:
     if not _ADDRESS.fullmatch(address):
         raise InputError(one_line(f"--cluster {address!r}: no address; needed is one as tcp://host:8786"))
     # what becomes of lost workers is told by whoever waits for them
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False, name="ernie-qa")
     except (OSError, TimeoutError) as problem:

@@ -1,34 +1,32 @@
 """Who is given what: the chunks of a plan on the workers of any executor, and what becomes of what is lost.
 
-BF16 comes first, and is shared; then every other arm, the longest first. A record that is back is kept, where
-somebody may go on with this run, and an arm of which all are back is one record (`ernie_qa.join`).
+BF16 comes first, and is shared; then every other arm, the longest first.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ernie_qa.baseline.store import files_about
 from ernie_qa.cluster.chunks import Chunk, check_size, chunks
+from ernie_qa.cluster.gathered import Gathered
 from ernie_qa.cluster.work import TRIES, Broke, Done, Task, places, work
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.execute import Session
-from ernie_qa.join import join
+from ernie_qa.fingerprint import sources
 from ernie_qa.pieces import Pieces, pieces, shares
 from ernie_qa.recipe import REFERENCE, find_recipe
-from ernie_qa.spool import Spool
 from ernie_qa.turns import accepted_seconds, longest_first
 
 if TYPE_CHECKING:
     from ernie_qa.exchange import Exchange
     from ernie_qa.plan import Plan
     from ernie_qa.recipe import Recipe
-    from ernie_qa.record import Record
     from ernie_qa.settings import Settings
 
 POLL = 5.0
@@ -81,26 +79,31 @@ def run(
     check_size(chunk, plan)
     session = Session(plan, baselines=settings.baselines, require_baseline=settings.require_baseline)
     names = {REFERENCE, *(recipe.name for recipe in plan.recipes)}
-    dispatch = _Dispatch(plan, settings, workers, chunk, kept, progress, told)
+    gathered = Gathered(kept, told)
+    dispatch = _Dispatch(plan, settings, workers, chunk, gathered, progress, told)
     interrupted = False
     try:
         dispatch.draw([find_recipe(REFERENCE)])
-        if REFERENCE in dispatch.records:
+        if REFERENCE in gathered.records:
             dispatch.draw(dispatch.others())
     except KeyboardInterrupt:
         interrupted = True
-        if not dispatch.records:
+        if not gathered.records:
             raise
-    if lost := next((why for name, why in dispatch.broke.items() if dispatch.is_needed(name)), None):
+    if lost := next((why for name, why in gathered.broke.items() if dispatch.is_needed(name)), None):
         raise ErnieQAError(lost)
-    session.adopt(dispatch.records, {*dispatch.records, *dispatch.broke}, names)
+    session.adopt(gathered.records, {*gathered.records, *gathered.broke}, names)
     if interrupted:
         session.interrupt()
     return session
 
 
+class _NoWorkerError(Exception):
+    """Nobody is left to draw, and nobody came in `GRACE`."""
+
+
 class _Dispatch:
-    """The `records` of the arms that are whole, and why others `broke` off."""
+    """What was given out and is not back."""
 
     def __init__(
         self,
@@ -108,28 +111,23 @@ class _Dispatch:
         settings: Settings,
         workers: Workers,
         size: int | None,
-        kept: Exchange | None,
+        gathered: Gathered,
         progress: Progress,
         told: Told,
     ) -> None:
-        self.records: dict[str, Record] = {}
-        self.broke: dict[str, str] = {}
         self._plan = plan
         self._settings = settings
         self._workers = workers
         self._size = size
-        self._kept = kept
+        self._gathered = gathered
         self._progress = progress
         self._told = told
+        self._left: dict[Future[Done | Broke], Chunk] = {}
         self._tries = Counter[str]()
-        self._earlier = False
-        self._parts: dict[str, dict[int, Record]] = {}
         self._places = places(plan)
-        self._spool = Spool()
         files = files_about(settings.baselines, plan.model.name) if settings.baselines else {}
         self._files = {name: file.read_bytes() for name, file in files.items()}
         self._shared: tuple[Any, Any] | None = None
-        self._gone = False
 
     def is_needed(self, recipe: str) -> bool:
         """Whether there is nothing to tell without that recipe: BF16, and the only one."""
@@ -137,133 +135,136 @@ class _Dispatch:
 
     def others(self) -> list[Recipe]:
         """The recipes beside BF16, the one that took longest when it was accepted first."""
-        machine = self.records[REFERENCE].fingerprint.machine
+        machine = self._gathered.records[REFERENCE].fingerprint.machine
         seconds = accepted_seconds(self._settings.baselines, self._plan.model.name, machine)
         named = {recipe.name: recipe for recipe in self._plan.recipes if recipe.name != REFERENCE}
         return [named[name] for name in longest_first(named, seconds)]
 
-    def draw(self, recipes: Iterable[Recipe]) -> None:
+    def draw(self, recipes: Sequence[Recipe]) -> None:
         """Draw the arms of `recipes`, all of them on all workers."""
         self._shared = None
-        left: dict[Future[Done | Broke], Chunk] = {}
         try:
-            for chunk in [one for recipe in recipes for one in chunks(recipe, self._pieces(recipe))]:
-                if found := self._found(chunk):
-                    self._take(chunk, found)
-                else:
-                    self._submit(chunk, left)
-            seen = time.monotonic()
-            while left:
-                ended, _ = wait(left, timeout=POLL, return_when=FIRST_COMPLETED)
-                if ended or self._workers.count():
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > GRACE:
-                    for chunk in left.values():
-                        self._break_off(chunk, Broke(f"{chunk} was not drawn: no worker is left; start some"))
-                    return
-                for future in ended:
-                    self._receive(left.pop(future), future, left)
+            for recipe in recipes:
+                self._begin(recipe)
+            self._wait()
+        except _NoWorkerError:
+            for recipe in recipes:
+                if recipe.name not in self._gathered.records:
+                    self._break_off(
+                        recipe.name, f"{recipe.name} was not drawn: no worker is left; start some"
+                    )
         finally:
-            for future in left:
+            for future in self._left:
                 future.cancel()
+            self._left.clear()
 
-    def _pieces(self, recipe: Recipe) -> Pieces:
+    def _begin(self, recipe: Recipe) -> None:
         cases = [case.id for case in self._plan.suite.cases]
+        (whole,) = chunks(recipe, pieces(cases, 0))
+        try:
+            if self._find(whole):
+                return
+            for chunk in chunks(recipe, self._pieces(recipe, cases)):
+                if chunk == whole or not self._find(chunk):
+                    self._submit(chunk)
+        except ErnieQAError as problem:
+            self._break_off(recipe.name, f"{recipe.name}: {problem}")
+
+    def _find(self, chunk: Chunk) -> bool:
+        found = self._gathered.find(chunk)
+        if found:
+            self._progress(chunk.recipe.name, len(chunk.cases))
+        return found
+
+    def _pieces(self, recipe: Recipe, cases: Sequence[str]) -> Pieces:
         if self._size is None and recipe.name == REFERENCE:
             return shares(cases, max(1, self._workers.count()), self._plan.teacher_cases)
         return pieces(cases, self._size or 0)
 
-    def _submit(self, chunk: Chunk, left: dict[Future[Done | Broke], Chunk]) -> None:
-        self._tries[chunk.name] += 1
-        task = Task(self._plan, self._settings, chunk, self._places, self._workers.begun, self._earlier)
-        try:
-            if self._gone:
-                raise TimeoutError
-            if self._shared is None:
-                reference = self.records.get(REFERENCE)
-                self._shared = self._workers.share(self._files), self._workers.share(reference)
-            left[self._workers.executor.submit(work, task, *self._shared)] = chunk
-        except Exception as problem:
-            # as of a pool of which a process has died, or a scheduler that has
-            # who waited in vain for workers has waited for all chunks
-            self._gone = self._gone or (isinstance(problem, TimeoutError) and not self._workers.count())
-            self._break_off(chunk, Broke(f"{chunk} was not drawn: {_said(problem)}"))
+    def _wait(self) -> None:
+        seen = time.monotonic()
+        while self._left:
+            ended, _ = wait(self._left, timeout=POLL, return_when=FIRST_COMPLETED)
+            if ended or self._workers.count():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > GRACE:
+                raise _NoWorkerError
+            lost = [chunk for future in ended if (chunk := self._receive(future))]
+            if lost:
+                # what was shared may have gone with them
+                self._shared = None
+            for chunk in lost:
+                self._submit(chunk)
 
-    def _receive(
-        self, chunk: Chunk, future: Future[Done | Broke], left: dict[Future[Done | Broke], Chunk]
-    ) -> None:
-        if chunk.recipe.name in self.broke:
-            # of an arm of which another part broke off
-            return
+    def _submit(self, chunk: Chunk) -> None:
+        self._tries[chunk.name] += 1
+        earlier = self._gathered.earlier
+        task = Task(self._plan, self._settings, chunk, self._places, sources(), self._workers.begun, earlier)
+        try:
+            if self._shared is None:
+                reference = self._gathered.records.get(REFERENCE)
+                self._shared = self._workers.share(self._files), self._workers.share(reference)
+            self._left[self._workers.executor.submit(work, task, *self._shared)] = chunk
+        except Exception as problem:
+            if isinstance(problem, TimeoutError) and not self._workers.count():
+                raise _NoWorkerError from None
+            # as of a pool of which a process has died, or a scheduler that has
+            self._break_off(chunk.recipe.name, f"{chunk} was not drawn: {_said(problem)}")
+
+    def _receive(self, future: Future[Done | Broke]) -> Chunk | None:
+        """Take in what is back; the chunk where that was lost, and is to be given out again."""
+        chunk = self._left.pop(future, None)
+        if chunk is None:
+            # of an arm that ended or broke off meanwhile
+            return None
+        name = chunk.recipe.name
         try:
             found = future.result()
-        except Exception as lost:
+        except Exception as problem:
+            times = self._tries[chunk.name]
             # where it is counted how often it was begun, being lost before that costs it nothing
-            if self._tries[chunk.name] < (LOSSES if self._workers.begun else TRIES):
-                self._told(f"{chunk} was lost, and is given out again: {_said(lost)}")
-                # what was shared may have been lost as well
-                self._shared = None
-                self._submit(chunk, left)
-            else:
-                times = self._tries[chunk.name]
-                self._break_off(chunk, Broke(f"{chunk} was lost {times} times, lastly by {_said(lost)}"))
-            return
+            if _is_loss(problem) and times < (LOSSES if self._workers.begun else TRIES):
+                self._told(f"{chunk} was lost, and is given out again: {_said(problem)}")
+                return chunk
+            self._break_off(name, f"{chunk} was not drawn, given out {times} times: {_said(problem)}")
+            return None
         if isinstance(found, Broke):
-            self._break_off(chunk, found)
-            return
+            self._break_off(name, found.why)
+            return None
         if found.begun > 1:
             self._told(f"{chunk} was lost with its worker, and drawn again")
         try:
-            self._keep(chunk, found.record)
-            self._take(chunk, found.record)
+            self._gathered.take(chunk, found.record)
         except ErnieQAError as problem:
             # as a full disk: what is there is judged all the same
-            self._break_off(chunk, Broke(f"{chunk}: {problem}"))
-
-    def _break_off(self, chunk: Chunk, broke: Broke) -> None:
-        name = chunk.recipe.name
-        if name in self.broke:
-            return
-        self.broke[name] = broke.why
-        # what ends the run is raised, and so told
-        if not self.is_needed(name):
-            self._told(broke.why)
-
-    def _take(self, chunk: Chunk, found: Record) -> None:
-        """Take in a part, and make one record of an arm's where it was the last."""
-        name = chunk.recipe.name
-        pictures = tuple(picture.spooled(self._spool) for picture in found.pictures)
-        parts = self._parts.setdefault(name, {})
-        parts[chunk.number] = replace(found, pictures=pictures)
-        if len(parts) == chunk.of:
-            self._join(chunk)
-        self._progress(name, len(chunk.cases))
-
-    def _join(self, last: Chunk) -> None:
-        name = last.recipe.name
-        parts = self._parts.pop(name)
-        try:
-            whole = [parts[number] for number in sorted(parts)]
-            self.records[name] = join(whole, None if name == REFERENCE else self.records[REFERENCE])
-        except ErnieQAError as problem:
-            self._break_off(last, Broke(str(problem)))
-
-    def _found(self, chunk: Chunk) -> Record | None:
-        """What an earlier run kept of `chunk`, measured against this BF16; anything else is forgotten."""
-        if not self._kept or chunk.name not in self._kept.earlier:
+            self._break_off(name, f"{chunk}: {problem}")
             return None
-        found = self._kept.record(chunk.name)
-        bf16 = self.records.get(REFERENCE)
-        if found and found.reference == (bf16.hash if bf16 else None):
-            self._earlier = self._earlier or chunk.recipe.name == REFERENCE
-            return found
-        self._kept.forget(chunk.name)
+        if name in self._gathered.records:
+            self._recall(name)
+        self._progress(name, len(chunk.cases))
         return None
 
-    def _keep(self, chunk: Chunk, found: Record) -> None:
-        if self._kept:
-            self._kept.begin(chunk.name)
-            self._kept.keep(chunk.name, found)
+    def _break_off(self, recipe: str, why: str) -> None:
+        self._recall(recipe)
+        # what ends the run is raised, and so told
+        if self._gathered.break_off(recipe, why) and not self.is_needed(recipe):
+            self._told(why)
+
+    def _recall(self, recipe: str) -> None:
+        """What is out of an arm of which no more is needed is not begun, where it is not yet."""
+        for future, chunk in list(self._left.items()):
+            if chunk.recipe.name == recipe:
+                del self._left[future]
+                future.cancel()
+
+
+def _is_loss(problem: Exception) -> bool:
+    """Whether a worker, or the way to it, was lost; anything else would happen again."""
+    # Dask's own name for a task that ended too many workers
+    return (
+        isinstance(problem, CancelledError | BrokenExecutor | OSError)
+        or type(problem).__name__ == "KilledWorker"
+    )
 
 
 def _said(problem: BaseException) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,9 +14,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ernie_qa.broken import held
+from ernie_qa.broken import held, told
 from ernie_qa.cluster.chunks import Chunk
-from ernie_qa.errors import ErnieQAError, ModelError
+from ernie_qa.errors import ErnieQAError, InputError, ModelError
+from ernie_qa.fingerprint import sources
 from ernie_qa.frozen import Frozen
 from ernie_qa.gpus import VISIBLE
 from ernie_qa.models.find import Model, find_model
@@ -40,13 +41,14 @@ _ALONE = Lock()
 class Task:
     """One `chunk` of `plan`. `places` says what finds the models of the plan, which are paths on the caller's
     host: "" for the model itself, a recipe's name for its artifact. `begun` counts how often the chunk of a
-    name was begun, None where whoever runs it never begins it anew by himself. `earlier` says that BF16 was
-    timed in an earlier run."""
+    name was begun, None where whoever runs it never begins it anew by himself. `sources` is the caller's
+    `ernie_qa.fingerprint.sources`. `earlier` says that BF16 was timed in an earlier run."""
 
     plan: Plan
     settings: Settings
     chunk: Chunk
     places: Mapping[str, str]
+    sources: str
     begun: Callable[[str], int] | None
     earlier: bool
 
@@ -84,13 +86,16 @@ def work(task: Task, baselines: Mapping[str, bytes], reference: Record | None) -
             )
         try:
             return Done(_observed(task, baselines, reference), begun)
-        except ErnieQAError as error:
+        except Exception as error:
             # its own log is where to look further
-            print(*getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
-            return Broke(f"worker on {platform.node()}: {error}")
+            traceback.print_exception(error)
+            why = str(error) if isinstance(error, ErnieQAError) else told(error)
+            return Broke(f"worker on {platform.node()}: {why}")
 
 
 def _observed(task: Task, baselines: Mapping[str, bytes], reference: Record | None) -> Record:
+    if task.sources != sources():
+        raise InputError("runs another ernie_qa than the caller: install the same code there")
     plan, chunk, settings = _here(task), task.chunk, task.settings
     with _unpacked(baselines) as directory:
         observer = Observer(
@@ -129,7 +134,8 @@ def _here(task: Task) -> Plan:
 def _same(here: Model, wanted: Model) -> Model:
     if here.identity.hash != wanted.identity.hash:
         raise ModelError(f"{here.path}: holds another model than the caller's {wanted.name}: copy it anew")
-    return here
+    # how it was asked for, and what it is called, is the caller's to say
+    return replace(here, identity=wanted.identity, asked=wanted.asked)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
 
     Figures: `components` by name: quantizer, `missing` or `probe` (why nothing can be said) or flag,
     expected_flag, layers and calls, which are not there before the suite was drawn; `exercised` where the
-    suite never called it.
+    calls are of the exercise.
     """
     pipe: Any = arm.pipe
     components: dict[str, dict[str, Any]] = {}
@@ -76,14 +76,14 @@ def measure(arm: Arm) -> Generator[Figures | None, tuple[Drawn, ...], Figures]:
         yield {"components": components}
         for component, watch in watches.items():
             drawn = watch.calls()
-            if not any(one.total for one in drawn):
-                components[component]["exercised"] = True
             exercisable = component == _PROMPT_ENHANCER and getattr(pipe, "pe_tokenizer", None) is not None
             if not watch.replay() and exercisable:
                 from ernie_qa.pipeline import exercise_prompt_enhancer
 
                 exercise_prompt_enhancer(pipe, (case.prompt for case in arm.suite.cases))
                 watch.replay()
+                if not any(one.total for one in drawn):
+                    components[component]["exercised"] = True
             components[component]["calls"] = grouped(_of_the_suite(drawn, watch.calls()))
     return {"components": components}
 

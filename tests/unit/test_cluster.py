@@ -19,10 +19,11 @@ from ernie_qa.baseline.store import files_about
 from ernie_qa.cli import main
 from ernie_qa.cluster import dispatch
 from ernie_qa.cluster import work as working
-from ernie_qa.cluster.chunks import check_size, chunks
+from ernie_qa.cluster.chunks import Chunk, check_size, chunks
 from ernie_qa.cluster.work import Broke, Done, Task, places, work
 from ernie_qa.errors import ErnieQAError, InputError, RecordError, UnavailableError
 from ernie_qa.exchange import Exchange
+from ernie_qa.fingerprint import sources
 from ernie_qa.models.find import find_model
 from ernie_qa.pieces import arm_of, pieces
 from ernie_qa.plan import Plan, plan
@@ -54,6 +55,10 @@ class Played(Executor):
         except OSError as problem:
             future.set_exception(problem)
         return future
+
+
+def given(planned: Plan, chunk: Chunk) -> Task:
+    return Task(planned, Settings(), chunk, places(planned), sources(), None, False)
 
 
 def known(observed: Observed) -> Callable[[Task], Done]:
@@ -105,14 +110,14 @@ def test_a_worker_refuses_another_model(planned: Plan) -> None:
     other = replace(planned.model, identity=replace(planned.model.identity, hash="0" * 64))
     other_plan = replace(planned, model=other)
     (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
-    found = work(Task(other_plan, Settings(), chunk, places(other_plan), None, False), {}, None)
+    found = work(given(other_plan, chunk), {}, None)
     assert isinstance(found, Broke)
     assert "holds another model than the caller's" in found.why
 
 
 def test_a_worker_refuses_what_ended_two(planned: Plan) -> None:
     (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
-    task = Task(planned, Settings(), chunk, places(planned), lambda name: 3, False)
+    task = replace(given(planned, chunk), begun=lambda name: 3)
     found = work(task, {}, None)
     assert found == Broke("lenient ended 2 workers and is not tried again: look at their logs and memory")
 
@@ -151,7 +156,7 @@ def test_what_is_lost_is_given_out_once_more(
         session = cluster.run(planned, Settings(), workers, told=told.append)
         assert len(session.outcomes) == 1
     else:
-        with pytest.raises(ErnieQAError, match=r"^lenient was lost 2 times, lastly by Conn.*: gone$"):
+        with pytest.raises(ErnieQAError, match=r"^lenient was not drawn, given out 2 times: Conn.*: gone$"):
             cluster.run(planned, Settings(), workers, told=told.append)
         assert len(told) == 1
     assert told[0] == "lenient was lost, and is given out again: ConnectionResetError: gone"
@@ -407,10 +412,96 @@ def test_a_worker_whose_gpu_is_not_empty_begins_nothing(
         monkeypatch.setattr(module, "held", lambda device: on_it)
     monkeypatch.setattr(working, "_BEFORE", {})
     (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
-    task = Task(planned, Settings(), chunk, places(planned), None, False)
+    task = given(planned, chunk)
     bf16 = observed[1][REFERENCE]
     assert isinstance(work(task, {}, bf16), Done)
     on_it = 2**30
     found = work(task, {}, bf16)
     assert isinstance(found, Broke)
     assert "lenient was not begun: an earlier arm left 1,024 MiB on the GPU" in found.why
+
+
+def test_a_worker_with_other_code_is_refused(planned: Plan) -> None:
+    (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
+    found = work(replace(given(planned, chunk), sources="0" * 64), {}, None)
+    assert isinstance(found, Broke)
+    assert found.why.endswith("runs another ernie_qa than the caller: install the same code there")
+
+
+def test_what_a_worker_meets_that_nobody_foresaw_is_told_and_not_tried_again(
+    planned: Plan, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(working.tempfile, "TemporaryDirectory", full)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(ErnieQAError, match=r"^worker on .*: OSError: .*No space"),
+    ):
+        cluster.run(planned, Settings(), cluster.Workers(pool))
+    assert capfd.readouterr().err.count("OSError: [Errno 28] No space left on device") == 1
+
+
+def test_a_model_is_called_what_the_caller_calls_it(planned: Plan, tmp_path: Path) -> None:
+    copy = tmp_path / "another-name"
+    shutil.copytree(planned.model.path, copy)
+    asked = replace(planned.model, identity=replace(planned.model.identity, name="org/name", pinned=False))
+    found = working._same(find_model(copy), asked)
+    assert (found.path, found.identity, found.identity.pinned) == (copy, asked.identity, False)
+
+
+def test_of_an_arm_that_broke_off_no_more_is_given_out(planned: Plan) -> None:
+    class Queue(Played):
+        """Answers the first of several, and leaves the others waiting."""
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            if not self.given:
+                return super().submit(fn, *args, **kwargs)
+            waiting: Future[Any] = Future()
+            self.given.append(args[0].chunk.name)
+            futures.append(waiting)
+            return waiting
+
+    futures: list[Future[Any]] = []
+    played = Queue(lambda task: Broke("bf16: no such kernel"))
+    with pytest.raises(ErnieQAError, match=r"^bf16: no such kernel$"):
+        cluster.run(replace(planned, teacher_cases=0), Settings(), cluster.Workers(played), chunk=1)
+    assert played.given == ["bf16+1of2", "bf16+2of2"]
+    assert [future.cancelled() for future in futures] == [True]
+
+
+def test_a_whole_arm_is_kept_instead_of_its_parts(planned: Plan, tmp_path: Path) -> None:
+    exchange = Exchange(tmp_path, "gate")
+    exchange.make()
+    apart = replace(planned, teacher_cases=0)
+    with ThreadPoolExecutor(1) as pool:
+        first = cluster.run(apart, Settings(), cluster.Workers(pool), chunk=1, kept=exchange)
+    assert exchange.begun == (REFERENCE, "lenient")
+    # however many workers there are, and however it is divided
+    again = Played(lambda task: Broke("was given out"))
+    kept = replace(exchange, earlier=frozenset(exchange.begun))
+    session = cluster.run(apart, Settings(), cluster.Workers(again, count=lambda: 3), kept=kept)
+    assert again.given == []
+    assert {name: one.hash for name, one in session.records.items()} == {
+        name: one.hash for name, one in first.records.items()
+    }
+
+
+def test_parts_that_never_fit_are_not_kept(planned: Plan, tmp_path: Path) -> None:
+    exchange = Exchange(tmp_path, "gate")
+    exchange.make()
+    apart = replace(planned, teacher_cases=0)
+
+    def elsewhere(task: Task) -> Done | Broke:
+        found = work(task, {}, None)
+        if isinstance(found, Done) and task.chunk.number:
+            other = replace(found.record.fingerprint, settings={"SDNQ_ANYTHING": "1"})
+            return Done(replace(found.record, fingerprint=other), 1)
+        return found
+
+    with pytest.raises(
+        ErnieQAError, match=r"different builds or machines .*settings\.SDNQ_ANYTHING: 1 / none"
+    ):
+        cluster.run(apart, Settings(), cluster.Workers(Played(elsewhere)), chunk=1, kept=exchange)
+    assert exchange.begun == ()

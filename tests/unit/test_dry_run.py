@@ -10,8 +10,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from ernie_qa import execute, meter
-from ernie_qa.cli import main
+from ernie_qa import meter, observer
+from ernie_qa.cli import arms, main
 from ernie_qa.errors import UnavailableError
 from ernie_qa.models.find import to_fetch
 from ernie_qa.models.weights import bf16_bytes
@@ -28,8 +28,8 @@ def dry_run(tiny_model: Path, small_suite: Path, monkeypatch: pytest.MonkeyPatch
     def never(*arguments: Any, **named: Any) -> Any:
         raise AssertionError("a dry run runs nothing")
 
-    for name in ("load_pipeline", "fetch", "Session"):
-        monkeypatch.setattr(execute, name, never)
+    for module, name in ((observer, "load_pipeline"), (observer, "fetch"), (arms, "Session")):
+        monkeypatch.setattr(module, name, never)
 
     def run(*arguments: str, model: Path | str = tiny_model, device: str = "cpu") -> int:
         common = ["--model", str(model), "--suite", str(small_suite), "--device", device]

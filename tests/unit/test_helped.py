@@ -101,3 +101,18 @@ def test_a_piece_at_which_a_worker_hung_is_told(exchange: Exchange, draw: Draw) 
     )
     with pytest.raises(ErnieQAError, match=r"^bf16 broke off: no progress for 5 s while drawing"):
         helped(exchange, REFERENCE, PIECES, draw)
+
+
+def test_of_an_arm_that_broke_off_elsewhere_no_more_is_drawn(exchange: Exchange, draw: Draw) -> None:
+    def breaking(cases: tuple[str, ...]) -> Record:
+        # another worker meets its end while this one draws
+        other = replace(exchange, worker="gw1")
+        other.begin(REFERENCE)
+        other.broke(REFERENCE, "its parts do not fit")
+        drawn.append(cases)
+        return draw(cases)
+
+    drawn: list[tuple[str, ...]] = []
+    with pytest.raises(ErnieQAError, match=r"^bf16 broke off before, in worker gw1: its parts do not fit$"):
+        helped(exchange, REFERENCE, PIECES, breaking)
+    assert drawn == [("one",)]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ernie_qa import fingerprint
 from ernie_qa import unfinished as resuming
 from ernie_qa.errors import InputError
 from ernie_qa.plan import Plan, plan
@@ -83,7 +84,9 @@ def test_edited_code_is_another_run(
     package = tmp_path / "ernie_qa"
     package.mkdir()
     (package / "observe.py").write_text("edited = True")
-    monkeypatch.setattr(resuming, "__file__", str(package / "unfinished.py"))
+    monkeypatch.setattr(fingerprint, "__file__", str(package / "fingerprint.py"))
+    # which is read once a process
+    monkeypatch.setattr(resuming, "sources", fingerprint.sources.__wrapped__)
     with unfinished(planned, rungs=False) as (kept, _):
         assert not kept.earlier
 
