@@ -17,6 +17,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
+from ernie_qa.cli.bar import progress_bar
 from ernie_qa.cli.exit_codes import BAD_INPUT, OK
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.exchange import Exchange
@@ -45,7 +46,7 @@ class _Share:
 
 
 def run(plan: Plan, settings: Settings, timeout: int, kept: Exchange | None = None) -> Session:
-    """Run the plan's arms under a progress bar on stderr, which shows only where stderr is a terminal.
+    """Run the plan's arms under a progress bar on stderr.
 
     With a `timeout`, in seconds, a worker runs them and this process looks at no GPU: a step that takes
     longer ends the worker, its stacks are told on stderr, and another worker goes on with the next recipe.
@@ -80,25 +81,11 @@ def resumable(plan: Plan, settings: Settings, resume: bool, **asked: Any) -> Ite
 
 
 def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeout: int = 0) -> Session:
-    from tqdm import tqdm
-
     begun = exchange.begun if exchange else ()
-    # a descriptor of its own, for the session turns stderr away while libraries write to it
-    with (
-        os.fdopen(os.dup(2), "w") as terminal,
-        tqdm(
-            total=plan.pictures,
-            initial=len(begun) * len(plan.suite.cases),
-            unit="picture",
-            disable=None,
-            leave=False,
-            file=terminal,
-        ) as bar,
-    ):
+    with progress_bar("picture", plan.pictures, len(begun) * len(plan.suite.cases)) as bar:
 
         def progress(recipe: str, drawn: int, wanted: int) -> None:
-            bar.set_description(recipe)
-            bar.update(drawn > 0)
+            bar.on(drawn > 0, recipe)
 
         session = Session(
             plan,
@@ -126,7 +113,7 @@ def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeo
                         break
                     # what the others showed is not lost
                     arm = "" if recipe.name in str(error) else f"{recipe.name}: "
-                    tqdm.write(f"ernie-qa: {arm}{error}", file=terminal)
+                    bar.say(f"{arm}{error}")
                 # a worker that goes on has a clean GPU
                 if timeout and session.leaked:
                     break
@@ -135,7 +122,7 @@ def _run(plan: Plan, settings: Settings, exchange: Exchange | None = None, timeo
                 raise
             session.interrupt()
         if session.leaked:
-            tqdm.write(f"ernie-qa: {session.leaked}", file=terminal)
+            bar.say(session.leaked)
     return session
 
 

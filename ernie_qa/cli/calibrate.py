@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ernie_qa.cli.bar import progress_bar
 from ernie_qa.cli.exit_codes import OK
 from ernie_qa.errors import InputError
 
 if TYPE_CHECKING:
     from ernie_qa.calibration import Result, Subject
-    from ernie_qa.calibration.steps import Progress
     from ernie_qa.changes import Change
 
 
@@ -98,8 +95,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.record:
         if options.record.exists():
             raise InputError(f"{options.record}: exists already; name a new directory")
-        with _bar() as progress:
-            steps = Steps({REFERENCE: sizes(of)[REFERENCE]}, progress)
+        with progress_bar("picture") as bar:
+            steps = Steps({REFERENCE: sizes(of)[REFERENCE]}, lambda name, done, of: bar.at(done, of, name))
             steps.begin(REFERENCE)
 
             def step() -> None:
@@ -131,24 +128,5 @@ def _measure(of: Subject, wanted: tuple[Change, ...], options: argparse.Namespac
 def _run(of: Subject, wanted: tuple[Change, ...], against: list[Path]) -> Result:
     from ernie_qa.calibration import calibrate
 
-    with _bar() as progress:
-        return calibrate(of, wanted, against, progress)
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """A progress bar on stderr, which shows only where stderr is a terminal."""
-    from tqdm import tqdm
-
-    # a descriptor of its own, for stderr is turned away while libraries write to it
-    with (
-        os.fdopen(os.dup(2), "w") as terminal,
-        tqdm(unit="picture", disable=None, leave=False, file=terminal) as bar,
-    ):
-
-        def progress(name: str, done: int, of: int) -> None:
-            bar.total = of
-            bar.set_description(name)
-            bar.update(done - bar.n)
-
-        yield progress
+    with progress_bar("picture") as bar:
+        return calibrate(of, wanted, against, lambda name, done, of: bar.at(done, of, name))

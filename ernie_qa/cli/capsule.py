@@ -115,7 +115,7 @@ def _export(options: argparse.Namespace) -> int:
     from ernie_qa.capsules.publish import export
     from ernie_qa.cli.bar import progress_bar
 
-    with progress_bar("step") as progress:
+    with progress_bar("step") as bar:
         capsule = export(
             options.bf16,
             options.recipe,
@@ -123,7 +123,7 @@ def _export(options: argparse.Namespace) -> int:
             suite=options.suite,
             device=options.device,
             cases=options.cases,
-            progress=progress,
+            progress=bar.at,
         )
     try:
         write(options.output, capsule.content, over=False)
@@ -148,14 +148,14 @@ def _check(options: argparse.Namespace) -> int:
     from ernie_qa.cli.bar import progress_bar
 
     try:
-        with progress_bar("step") as progress:
+        with progress_bar("step") as bar:
             answer = check(
                 capsule,
                 options.model,
                 recipe=options.recipe,
                 device=options.device,
                 steps=options.steps,
-                progress=progress,
+                progress=bar.at,
             )
     except UnavailableError as problem:
         import sys

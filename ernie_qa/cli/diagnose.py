@@ -118,7 +118,7 @@ def _diagnose(options: argparse.Namespace) -> int:
     from ernie_qa.diagnose import diagnose
     from ernie_qa.diagnose.told import lines
 
-    with progress_bar("step") as progress:
+    with progress_bar("step") as bar:
         found = diagnose(
             options.directory,
             model=options.model,
@@ -128,7 +128,7 @@ def _diagnose(options: argparse.Namespace) -> int:
             call=call,
             device=options.device,
             draw=options.draw,
-            progress=progress,
+            progress=bar.at,
         )
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     print("\n".join(lines(found, colour=colour, width=shutil.get_terminal_size().columns)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -73,25 +72,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
+    from ernie_qa.cli.bar import progress_bar
     from ernie_qa.quantize import Interrupted, quantize
     from ernie_qa.quiet import hushed
 
     stopped: KeyboardInterrupt | None = None
-    # a descriptor of its own, for stderr is turned away while libraries write to it
-    with (
-        os.fdopen(os.dup(2), "w") as terminal,
-        tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=terminal) as bar,
-        hushed(),
-    ):
-
-        def progress(done: int, total: int, what: str) -> None:
-            bar.total = total
-            bar.set_description(what, refresh=False)
-            bar.update(done - bar.n)
-            bar.refresh()
-
+    with progress_bar("B") as bar, hushed():
         try:
             found = quantize(
                 options.model,
@@ -100,7 +86,7 @@ def _quantize(options: argparse.Namespace) -> int:
                 device=options.device,
                 suite=options.suite,
                 overwrite=options.overwrite,
-                progress=progress,
+                progress=bar.at,
             )
         except KeyboardInterrupt as interruption:
             stopped = interruption

@@ -65,7 +65,7 @@ def _repair(options: argparse.Namespace) -> int:
     from ernie_qa.verdict import Status
 
     recipe = find_recipe(options.recipe)
-    with progress_bar("trial") as progress:
+    with progress_bar("trial") as bar:
         found = repair(
             options.model,
             recipe,
@@ -74,7 +74,7 @@ def _repair(options: argparse.Namespace) -> int:
             name=options.output.stem,
             trials=options.trials,
             any_allocator=options.any_allocator,
-            progress=progress,
+            progress=bar.at,
         )
     print("\n".join(lines(found, shutil.get_terminal_size().columns)))
     if found.after is None or found.recipe is None:

@@ -47,16 +47,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _replica(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
+    from ernie_qa.cli.bar import progress_bar
     from ernie_qa.models.replica import SUITE, sizes, write_replica
 
     began = time.monotonic()
-    with tqdm(unit="B", unit_scale=True, disable=None, leave=False) as bar:
+    with progress_bar("B") as bar:
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            bar.at(done, total, options.directory.name)
 
         path = write_replica(options.directory, scale=options.scale, seed=options.seed, progress=progress)
     seconds = time.monotonic() - began

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -80,20 +79,8 @@ def _selftest(options: argparse.Namespace) -> int:
 
 
 def _run(faults: Sequence[Fault], device: str) -> Result:
-    """Try them under a progress bar on stderr, which shows only where stderr is a terminal."""
-    from tqdm import tqdm
-
+    from ernie_qa.cli.bar import progress_bar
     from ernie_qa.selftest import selftest
 
-    # a descriptor of its own, for stderr is turned away while libraries write to it
-    with (
-        os.fdopen(os.dup(2), "w") as terminal,
-        tqdm(total=len(faults), unit="fault", disable=None, leave=False, file=terminal) as bar,
-    ):
-
-        def progress(name: str, done: int, of: int) -> None:
-            bar.total = of
-            bar.set_description(name[:40])
-            bar.update(done - bar.n)
-
-        return selftest(faults, device, progress)
+    with progress_bar("fault", len(faults)) as bar:
+        return selftest(faults, device, lambda name, done, of: bar.at(done, of, name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,18 +98,13 @@ def where(options: Namespace) -> Iterator[Where]:
 def _run_on(
     cluster: Cluster, plan: Plan, settings: Settings, chunk: int | None, kept: Exchange | None
 ) -> Session:
-    from tqdm import tqdm
-
+    from ernie_qa.cli.bar import progress_bar
     from ernie_qa.cluster import run
 
     workers = cluster.workers(plan.device)
-    with tqdm(total=plan.pictures, unit="picture", disable=None, leave=False, file=sys.stderr) as bar:
+    with progress_bar("picture", plan.pictures) as bar:
 
         def progress(recipe: str, drawn: int) -> None:
-            bar.set_description(recipe)
-            bar.update(drawn)
+            bar.on(drawn, recipe)
 
-        def told(line: str) -> None:
-            tqdm.write(f"ernie-qa: {line}", file=sys.stderr)
-
-        return run(plan, settings, workers, chunk=chunk, kept=kept, progress=progress, told=told)
+        return run(plan, settings, workers, chunk=chunk, kept=kept, progress=progress, told=bar.say)
