@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import isqrt
 from typing import Generic, TypeVar
@@ -15,8 +14,8 @@ T = TypeVar("T")
 class Found(Generic[T]):
     """The smallest set that passed; None where no trial did.
 
-    `whole`: the search came to its end within its `trials`. Then each single one of `kept` that is not needed
-    was left out once, by itself, from exactly this set, and that failed.
+    `whole`: the search came to its end, within its `trials` and undisturbed. Then each single one of `kept`
+    that is not needed was left out once, by itself, from exactly this set, and that failed.
     """
 
     kept: frozenset[T] | None
@@ -36,7 +35,8 @@ def search(
     Nothing kept at all is known to fail. First the shortest passing prefix of `ranked`, by doubling and then
     halving; then what of that can go again, the least worthy first, in groups and then one by one until none
     can. At most `trials` sets are tried, none twice. Doubling and halving assume that a longer prefix does
-    not fail where a shorter one passes; what is returned was tried all the same.
+    not fail where a shorter one passes; what is returned was tried all the same. Ctrl-C in a trial ends the
+    search, where a set has passed, and is raised where none has.
     """
     tried: dict[frozenset[T], bool] = {frozenset(): False}
     best: frozenset[T] | None = None
@@ -52,11 +52,16 @@ def search(
         return tried[kept]
 
     whole = False
-    with suppress(_Spent):
+    try:
         size = _shortest(len(ranked), lambda size: holds(needed | frozenset(ranked[:size])))
         if size is not None:
             _reduce(list(ranked[:size])[::-1], lambda kept: holds(needed | frozenset(kept)))
         whole = True
+    except KeyboardInterrupt:
+        if best is None:
+            raise
+    except _Spent:
+        pass
     return Found(best, whole, len(tried) - 1)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import TYPE_CHECKING
 
+from ernie_qa.report.terminal import nearest
 from ernie_qa.report.wrap import table, wrapped
 from ernie_qa.rungs import cost, package
 from ernie_qa.verdict import Status
@@ -47,7 +48,7 @@ def lines(found: Repair, width: int = 80) -> Iterator[str]:
         )
         yield ""
         yield from wrapped(f"{name} failed {_failed(found.before)}", width)
-        yield from wrapped(f"{_cost(found)}. {_single(found)}", width)
+        yield from wrapped(f"{_cost(found)}. {_single(found)}{_nearest(found)}", width)
         if found.unasked:
             yield from wrapped(_unasked(found), width)
 
@@ -60,7 +61,7 @@ def comments(found: Repair, version: str) -> Iterator[str]:
         f"{datetime.now(UTC).date()}: it keeps {_kept_in_words(found)}.",
         f"{found.broken.name} failed {_failed(found.before)} on {found.plan.model.name}, suite "
         f"{found.plan.suite.name}; with these layers it passes.",
-        f"{_cost(found)}, on {machine.gpu or machine.cpu}. {_single(found)}",
+        f"{_cost(found)}, on {machine.gpu or machine.cpu}. {_single(found)}{_nearest(found)}",
         *([_unasked(found)] if found.unasked else []),
     )
     for one in said:
@@ -125,7 +126,15 @@ def _single(found: Repair) -> str:
         return (
             f"Without any single one of {'those asked for' if found.unasked else 'them'} it fails. {tried}."
         )
-    return f"Some may be more than it needs: the trials ran out. {tried}."
+    return f"Some may be more than it needs: the search was not ended. {tried}."
+
+
+def _nearest(found: Repair) -> str:
+    assert found.after is not None
+    if (closest := nearest(found.after.verdict)) is None:
+        return ""
+    check, share = closest
+    return f" Closest to a limit: {check.label}, {check.measured:.4g} of {check.limit:.4g}, {share:.0%} used."
 
 
 def _unasked(found: Repair) -> str:

@@ -79,6 +79,7 @@ def test_a_failing_recipe_is_repaired(
     said = capsys.readouterr().out
     assert "uint2 is repaired by keeping" in said
     assert "Without any single one of them it fails" in said
+    assert "Closest to a limit: components.transformer_l" in said
     new = find_recipe(output)
     assert new.gates == find_recipe(broken).gates
     assert "uint2 failed components.transformer_l2_max" in output.read_text(encoding="utf-8")

@@ -95,6 +95,28 @@ def test_trials_are_bounded_and_what_is_found_by_then_passed(
     assert found.whole or found.trials == trials
 
 
+def test_an_interrupted_search_keeps_what_passed() -> None:
+    def ask(kept: frozenset[int]) -> bool:
+        asked.append(kept)
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        return kept >= {5}
+
+    asked: list[frozenset[int]] = []
+    stop = 1000
+    whole = search(range(10), frozenset(), ask, 100)
+    assert whole.whole
+    first = next(number for number, kept in enumerate(asked, 1) if kept >= {5})
+    stop, passed = first + 1, asked[first - 1]
+    asked.clear()
+    found = search(range(10), frozenset(), ask, 100)
+    assert (found.kept, found.whole, found.trials) == (passed, False, first)
+    stop = first
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        search(range(10), frozenset(), ask, 100)
+
+
 def test_nothing_passes() -> None:
     found = search([1, 2, 3], frozenset({9}), lambda kept: False, 100)
     assert (found.kept, found.whole) == (None, True)
