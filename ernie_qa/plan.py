@@ -47,7 +47,11 @@ class Plan:
     def warnings(self) -> tuple[str, ...]:
         """What a person should know before relying on a verdict, a line each."""
         told = (unpinned(model) for model in (self.model, *self.artifacts.values()))
-        return (*(line for line in told if line), *_useless(self.model, self.recipes))
+        return (
+            *(line for line in told if line),
+            *_useless(self.model, self.recipes),
+            *_unlimited(self.recipes, self.suite),
+        )
 
     @property
     def pictures(self) -> int:
@@ -139,6 +143,16 @@ def _useless(model: Model, recipes: Iterable[Recipe]) -> Iterator[str]:
                     f"warning: {recipe.path}: activation.allow: no layer of {model.name} is named as "
                     f'"{allowance.layers}", so it allows nothing'
                 )
+
+
+def _unlimited(recipes: Iterable[Recipe], suite: Suite) -> Iterator[str]:
+    """The recipes that set no limits for `suite`, a line each."""
+    for recipe in recipes:
+        if recipe.name != REFERENCE and suite.name not in recipe.gates:
+            yield one_line(
+                f"warning: {recipe.path}: has no limits for the suite {suite.name}, so its verdict is not "
+                f'comparable; write them as [gates.{suite.name}.limits."images.lpips_mean"] and so on'
+            )
 
 
 def _artifacts(given: Iterable[str], recipes: Iterable[Recipe]) -> dict[str, Model]:

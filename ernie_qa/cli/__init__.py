@@ -29,6 +29,7 @@ from ernie_qa.cli import (
     sweep,
 )
 from ernie_qa.cli.exit_codes import BAD_INPUT, INTERRUPTED, OK
+from ernie_qa.cli.parser import Parser
 from ernie_qa.errors import ErnieQAError
 from ernie_qa.toml_input import one_line, quoted
 
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ernie-qa",
         description="Is a quantized ERNIE-Image pipeline still good, and is it really running quantized?",
         epilog="first steps:\n"

@@ -66,6 +66,7 @@ def _ab(options: argparse.Namespace) -> int:
     from ernie_qa.overlay import overlay, requirements
     from ernie_qa.report.ab import FILE, beside, lines, markdown, status
     from ernie_qa.report.files import check_directory, write_whole
+    from ernie_qa.report.page import PAGE
     from ernie_qa.report.shown import from_disk
     from ernie_qa.report.summary import append_summary
 
@@ -96,7 +97,7 @@ def _ab(options: argparse.Namespace) -> int:
     append_summary(text)
     if options.report:
         write_whole(options.report / FILE, text)
-        print(f"\nreport: {options.report / FILE}")
+        print(f"\nreport: {options.report / FILE}, {places[0] / PAGE}, {places[1] / PAGE}")
     return OF_STATUS[status(found, b)]
 
 

@@ -173,6 +173,8 @@ def _tell(options: argparse.Namespace, session: Session) -> None:
         print(f"{plan.model.name} on suite {plan.suite.title}, {plan.device}\n")
         width = shutil.get_terminal_size().columns
         print("\n".join(lines(verdicts, colour=colour, width=width)))
+        if session.broken:
+            print(f"\nbroke off, and not judged: {', '.join(session.broken)}")
         if session.compared:
             print(f"\n{session.compared}\n{session.floor}")
         for warning in plan.warnings:

@@ -30,10 +30,12 @@ MISSING = "-"
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One recipe: its rows, the verdict's first, and how many of its figures are the same in both."""
+    """One recipe: its rows, the verdict's first, which checks decided against a pass, and how many of its
+    figures are the same in both."""
 
     recipe: str
     rows: tuple[Row, ...]
+    decided: tuple[str, ...]
     same: int
     pictures: str
 
@@ -77,7 +79,8 @@ def lines(found: AB, width: int = 80) -> Iterator[str]:
     yield from table(("recipe", "figure", "A", "B", "B is"), rows)
     yield ""
     for arm in found.arms:
-        yield from wrapped(f"{arm.recipe}: {_rest(arm)}", width, "", "  ")
+        for said in _rest(arm):
+            yield from wrapped(f"{arm.recipe}: {said}", width, "", "  ")
 
 
 def markdown(found: AB) -> str:
@@ -91,7 +94,7 @@ def markdown(found: AB) -> str:
         for arm in found.arms
         for row in arm.rows
     ]
-    told += ["", *(f"- {escaped(f'{arm.recipe}: {_rest(arm)}')}" for arm in found.arms)]
+    told += ["", *(f"- {escaped(f'{arm.recipe}: {said}')}" for arm in found.arms for said in _rest(arm))]
     return "\n".join(told) + "\n"
 
 
@@ -105,15 +108,15 @@ def _reference(side: Sequence[Shown]) -> Record | None:
 
 
 def _arm(name: str, a: Shown | None, b: Shown | None, same_reference: bool) -> Arm:
-    verdict = _verdict(a, b)
+    verdict, decided = _verdict(a, b), tuple(_decided(a, b))
     if a is None or b is None:
-        return Arm(name, (verdict,), 0, "")
+        return Arm(name, (verdict,), decided, 0, "")
     found = compare(a.record, b.record)
     rows = [row if same_reference else _apart(row) for row in found.rows]
     differ = [row for row in rows if row.verdict not in ("same", "recorded")]
     same = sum(row.verdict == "same" for row in rows)
     pictures = _pictures(found)
-    return Arm(name, (verdict, *differ), same, pictures)
+    return Arm(name, (verdict, *differ), decided, same, pictures)
 
 
 def _verdict(a: Shown | None, b: Shown | None) -> Row:
@@ -125,6 +128,20 @@ def _verdict(a: Shown | None, b: Shown | None) -> Row:
         return Row(VERDICT, first, second, "same", "same")
     change = "worse" if worst(one for one in ended if one) is ended[1] else "better"
     return Row(VERDICT, first, second, change, change)
+
+
+def _decided(a: Shown | None, b: Shown | None) -> Iterator[str]:
+    """The checks that failed, or could not be judged, and on which side."""
+    for ended in (Status.FAIL, Status.NOT_COMPARABLE):
+        first, second = ([check.label for check in one.verdict.of(ended)] if one else [] for one in (a, b))
+        both = [label for label in first if label in second]
+        for where, labels in (
+            ("A and B", both),
+            ("A", [label for label in first if label not in both]),
+            ("B", [label for label in second if label not in both]),
+        ):
+            if labels:
+                yield f"{WORDS[ended].upper()} in {where}: {', '.join(labels)}"
 
 
 def _apart(row: Row) -> Row:
@@ -153,7 +170,9 @@ def _about(found: AB) -> Iterator[str]:
     yield found.reference
 
 
-def _rest(arm: Arm) -> str:
-    if not arm.pictures:
-        return "in one of them alone"
-    return f"the same are {counted(arm.same, 'figure')}, and {arm.pictures}"
+def _rest(arm: Arm) -> Iterator[str]:
+    yield from arm.decided
+    if arm.pictures:
+        yield f"the same are {counted(arm.same, 'figure')}, and {arm.pictures}"
+    else:
+        yield "in one of them alone"

@@ -1,6 +1,7 @@
 """What one gate in two environments amounts to, and what is refused before an environment is made."""
 
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,22 @@ def test_a_verdict_that_moved(passed: Shown, ended: Status, change: str) -> None
     back = "same" if change == "same" else "better"
     assert beside([other], [passed], NAMES).arms[0].rows[0].change == back
     assert status(beside([passed], [other], NAMES), [other]) is ended
+
+
+def test_what_decided_is_named_with_its_side(passed: Shown) -> None:
+    assert passed.reference
+    failed = shown(passed.record, passed.reference, Status.FAIL)
+    unclear = shown(passed.record, passed.reference, Status.NOT_COMPARABLE)
+    assert beside([passed], [passed], NAMES).arms[0].decided == ()
+    for a, b, said in (
+        (passed, failed, ["FAIL in B: images.lpips_mean"]),
+        (failed, failed, ["FAIL in A and B: images.lpips_mean"]),
+        (failed, unclear, ["FAIL in A: images.lpips_mean", "UNCLEAR in B: images.lpips_mean"]),
+    ):
+        found = beside([a], [b], NAMES)
+        assert list(found.arms[0].decided) == said
+        assert f"lenient: {said[-1]}" in "\n".join(lines(found))
+        assert f"- lenient: {said[0]}" in unescape(markdown(found))
 
 
 def test_markup_of_a_name_does_nothing(passed: Shown) -> None:

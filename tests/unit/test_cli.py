@@ -52,6 +52,34 @@ def test_show_of_no_record_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert_one_line(capsys, str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["gate", "--sute", "mini"],
+            'gate: unrecognized arguments: --sute mini; did you mean "--suite"? (see ernie-qa gate --help)',
+        ),
+        (["gate", "a\nb"], "gate: unrecognized arguments: a b (see ernie-qa gate --help)"),
+        (
+            ["baseline", "accept", "--resaon=x", "--reason=x"],
+            'baseline accept: unrecognized arguments: --resaon=x; did you mean "--reason"? '
+            "(see ernie-qa baseline accept --help)",
+        ),
+        (["repair"], "repair: the following arguments are required: RECIPE, --output (see ernie-qa repair"),
+        (["gat"], "argument COMMAND: invalid choice: 'gat' (choose from "),
+    ],
+)
+def test_a_misspelt_option_is_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    told = capsys.readouterr().err
+    assert told.startswith("ernie-qa")
+    assert told.count("\n") == 1
+    assert said in told
+
+
 def assert_one_line(capsys: pytest.CaptureFixture[str], *said: str) -> None:
     output = capsys.readouterr()
     assert output.out == ""

@@ -10,7 +10,7 @@ import pytest
 
 from ernie_qa.errors import ErnieQAError, InputError, ModelError, RecipeError
 from ernie_qa.plan import Plan, plan
-from ernie_qa.recipe import REFERENCE
+from ernie_qa.recipe import REFERENCE, find_recipe
 
 Planned = Callable[..., Plan]
 
@@ -148,3 +148,14 @@ def test_an_allowance_that_matches_no_layer_is_told(
         "allows nothing",
     )
     assert plan("mini", ["sdnq-int8", "bnb-nf4"]).warnings == ()
+
+
+def test_a_recipe_without_limits_for_the_suite_is_told_of(
+    tiny_model: Path, small_suite: Path, write_recipe: Callable[[str, float], Path]
+) -> None:
+    """It would be drawn for nothing: without limits there is no verdict."""
+    limited = write_recipe("limited", 1.0)
+    assert plan(tiny_model, [limited, "bf16"], small_suite).warnings == ()
+    (warning,) = plan(tiny_model, [limited, "sdnq-int8"], small_suite).warnings
+    path = find_recipe("sdnq-int8").path
+    assert warning.startswith(f"warning: {path}: has no limits for the suite small, so its verdict is not")
