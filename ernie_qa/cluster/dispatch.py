@@ -149,7 +149,7 @@ class _Dispatch:
             self._wait()
         except _NoWorkerError:
             for recipe in recipes:
-                if recipe.name not in self._gathered.records:
+                if not self._is_over(recipe.name):
                     self._break_off(
                         recipe.name, f"{recipe.name} was not drawn: no worker is left; start some"
                     )
@@ -165,10 +165,13 @@ class _Dispatch:
             if self._find(whole):
                 return
             for chunk in chunks(recipe, self._pieces(recipe, cases)):
-                if chunk == whole or not self._find(chunk):
+                if not self._is_over(recipe.name) and (chunk == whole or not self._find(chunk)):
                     self._submit(chunk)
         except ErnieQAError as problem:
             self._break_off(recipe.name, f"{recipe.name}: {problem}")
+
+    def _is_over(self, recipe: str) -> bool:
+        return recipe in self._gathered.records or recipe in self._gathered.broke
 
     def _find(self, chunk: Chunk) -> bool:
         found = self._gathered.find(chunk)
@@ -194,7 +197,9 @@ class _Dispatch:
                 # what was shared may have gone with them
                 self._shared = None
             for chunk in lost:
-                self._submit(chunk)
+                # of which another part, lost or not, was the end
+                if not self._is_over(chunk.recipe.name):
+                    self._submit(chunk)
 
     def _submit(self, chunk: Chunk) -> None:
         self._tries[chunk.name] += 1

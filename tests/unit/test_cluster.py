@@ -471,6 +471,21 @@ def test_of_an_arm_that_broke_off_no_more_is_given_out(planned: Plan) -> None:
     assert [future.cancelled() for future in futures] == [True]
 
 
+def test_a_lost_part_of_an_arm_that_broke_off_is_not_given_out_again(planned: Plan) -> None:
+    def lost_or_broken(task: Task) -> Broke:
+        if task.chunk.number == 0:
+            raise ConnectionResetError("gone")
+        return Broke("bf16: no such kernel")
+
+    told: list[str] = []
+    played = Played(lost_or_broken)
+    with pytest.raises(ErnieQAError, match=r"^bf16: no such kernel$"):
+        cluster.run(
+            replace(planned, teacher_cases=0), Settings(), cluster.Workers(played), chunk=1, told=told.append
+        )
+    assert played.given == ["bf16+1of2", "bf16+2of2"]
+
+
 def test_a_whole_arm_is_kept_instead_of_its_parts(planned: Plan, tmp_path: Path) -> None:
     exchange = Exchange(tmp_path, "gate")
     exchange.make()
