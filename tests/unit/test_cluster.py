@@ -1,4 +1,4 @@
-"""Chunks, what a worker refuses, and what becomes of what executors lose. Dask's own workers are in
+"""What becomes of what executors lose, and of what contradicts itself. Dask's own workers are in
 tests/end_to_end/test_cluster.py."""
 
 import os
@@ -6,7 +6,7 @@ import pickle
 import shutil
 import signal
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,25 +14,17 @@ from typing import Any
 
 import pytest
 
-from ernie_qa import cluster, observer
-from ernie_qa.baseline.store import files_about
+from ernie_qa import cluster
 from ernie_qa.cli import main
 from ernie_qa.cluster import dispatch
-from ernie_qa.cluster import work as working
-from ernie_qa.cluster.chunks import Chunk, check_size, chunks
-from ernie_qa.cluster.work import Broke, Done, Task, places, work
-from ernie_qa.errors import ErnieQAError, InputError, RecordError, UnavailableError
-from ernie_qa.exchange import Exchange
-from ernie_qa.fingerprint import sources
-from ernie_qa.models.find import find_model
-from ernie_qa.pieces import arm_of, pieces
+from ernie_qa.cluster.work import Broke, Done, Task
+from ernie_qa.errors import ErnieQAError, UnavailableError
 from ernie_qa.plan import Plan, plan
-from ernie_qa.recipe import REFERENCE, Recipe
+from ernie_qa.recipe import REFERENCE
 from ernie_qa.record import Record, load_record
 from ernie_qa.settings import Settings
 from ernie_qa.turns import longest_first
-
-Observed = tuple[Recipe, dict[str, Record]]
+from tests.clusters import Observed, Played, known
 
 
 @pytest.fixture(scope="module")
@@ -40,86 +32,11 @@ def planned(tiny_model: Path, small_suite: Path, observed: Observed) -> Plan:
     return plan(tiny_model, [observed[0]], small_suite)
 
 
-class Played(Executor):
-    """Gives what `answer` makes of a task, or raises it, as an executor in another process does."""
-
-    def __init__(self, answer: Callable[[Task], Done | Broke]) -> None:
-        self.answer = answer
-        self.given: list[str] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.given.append(args[0].chunk.name)
-        try:
-            future.set_result(self.answer(args[0]))
-        except OSError as problem:
-            future.set_exception(problem)
-        return future
-
-
-def given(planned: Plan, chunk: Chunk) -> Task:
-    return Task(planned, Settings(), chunk, places(planned), sources(), None, False)
-
-
-def known(observed: Observed) -> Callable[[Task], Done]:
-    return lambda task: Done(observed[1][task.chunk.recipe.name], 1)
-
-
-def test_a_suite_in_chunks(planned: Plan) -> None:
-    suite, recipe = planned.suite, planned.recipes[0]
-    cases = [case.id for case in suite.cases]
-    (whole,) = chunks(recipe, pieces(cases, 0))
-    assert (whole.name, str(whole), whole.cases) == ("lenient", "lenient", ("one", "two"))
-    first, second = chunks(recipe, pieces(cases, 1))
-    assert (first.cases, second.cases) == (("one",), ("two",))
-    assert (second.name, str(second)) == ("lenient+2of2", "lenient (part 2 of 2)")
-    assert arm_of(second.name) == arm_of(whole.name) == "lenient"
-    assert pieces(cases, 5) == pieces(cases, 0)
-
-
-@pytest.mark.parametrize(("size", "fed", "fine"), [(0, 2, True), (1, 2, False), (2, 2, True), (1, 0, True)])
-def test_the_first_chunk_holds_what_is_fed(planned: Plan, size: int, fed: int, fine: bool) -> None:
-    if fine:
-        check_size(size, replace(planned, teacher_cases=fed))
-    else:
-        with pytest.raises(InputError, match="--chunk 1: needed are 2 cases or more"):
-            check_size(size, replace(planned, teacher_cases=fed))
-
-
-def test_a_negative_chunk_is_refused(planned: Plan) -> None:
-    with pytest.raises(InputError, match="--chunk -1"):
-        check_size(-1, replace(planned, teacher_cases=0))
-
-
 def test_the_longest_is_given_out_first() -> None:
     names = ["sdnq-int8", "bnb-nf4", REFERENCE, "sdnq-uint4-static"]
     seconds = {REFERENCE: 1.0, "sdnq-int8": 20.0, "bnb-nf4": 30.0}
     assert longest_first(names, seconds) == [REFERENCE, "sdnq-uint4-static", "bnb-nf4", "sdnq-int8"]
     assert longest_first(names, {}) == [REFERENCE, "sdnq-int8", "bnb-nf4", "sdnq-uint4-static"]
-
-
-def test_what_finds_a_model_elsewhere(tiny_model: Path) -> None:
-    assert find_model("mini").address == "mini"
-    assert find_model(tiny_model).address == str(tiny_model)
-    hub = find_model("mini")
-    hub = replace(hub, path=tiny_model, identity=replace(hub.identity, name="org/name", revision="abc"))
-    assert hub.address == "org/name@abc"
-
-
-def test_a_worker_refuses_another_model(planned: Plan) -> None:
-    other = replace(planned.model, identity=replace(planned.model.identity, hash="0" * 64))
-    other_plan = replace(planned, model=other)
-    (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
-    found = work(given(other_plan, chunk), {}, None)
-    assert isinstance(found, Broke)
-    assert "holds another model than the caller's" in found.why
-
-
-def test_a_worker_refuses_what_ended_two(planned: Plan) -> None:
-    (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
-    task = replace(given(planned, chunk), begun=lambda name: 3)
-    found = work(task, {}, None)
-    assert found == Broke("lenient ended 2 workers and is not tried again: look at their logs and memory")
 
 
 def test_a_session_of_what_came_back(planned: Plan, observed: Observed) -> None:
@@ -221,39 +138,6 @@ def test_an_interrupted_run_judges_what_is_there(
     assert [outcome.verdict.recipe for outcome in session.outcomes] == ["lenient"]
 
 
-def test_kept_chunks_are_not_given_out(planned: Plan, observed: Observed, tmp_path: Path) -> None:
-    exchange = Exchange(tmp_path, "gate")
-    exchange.make()
-    cluster.run(planned, Settings(), cluster.Workers(Played(known(observed))), kept=exchange)
-    assert exchange.begun == (REFERENCE, "lenient")
-    again = Played(known(observed))
-    kept = replace(exchange, earlier=frozenset(exchange.begun))
-    session = cluster.run(planned, Settings(), cluster.Workers(again), kept=kept)
-    assert again.given == []
-    assert len(session.outcomes) == 1
-
-
-def test_what_was_measured_against_another_bf16_is_drawn_again(
-    planned: Plan, observed: Observed, tmp_path: Path
-) -> None:
-    exchange = Exchange(tmp_path, "gate")
-    exchange.make()
-    for name, record in observed[1].items():
-        exchange.begin(name)
-        exchange.keep(name, record)
-    moved = replace(observed[1][REFERENCE], created="2026-01-01T00:00:00+00:00")
-    exchange.forget(REFERENCE)
-
-    def answer(task: Task) -> Done:
-        one = observed[1][task.chunk.recipe.name]
-        return Done(moved if task.chunk.recipe.name == REFERENCE else replace(one, reference=moved.hash), 1)
-
-    played = Played(answer)
-    kept = replace(exchange, earlier=frozenset({"lenient"}))
-    cluster.run(planned, Settings(), cluster.Workers(played), kept=kept)
-    assert played.given == [REFERENCE, "lenient"]
-
-
 def killed(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -272,20 +156,6 @@ def test_a_pool_of_processes_draws(planned: Plan, observed: Observed) -> None:
     for name, record in session.records.items():
         assert [one.sha256 for one in record.pictures] == [one.sha256 for one in observed[1][name].pictures]
     assert [outcome.verdict.status for outcome in session.outcomes] == ["pass"]
-
-
-def test_accepted_pictures_travel(tmp_path: Path) -> None:
-    """BF16's drift is measured by the worker, against what the caller accepted."""
-    baselines = Path(__file__).parents[2] / "baselines"
-    names = files_about(baselines, "mini")
-    assert "mini/cpu/index.json" in names
-    assert any(name.startswith("noise/mini/") for name in names)
-    assert all(file.is_file() for file in names.values())
-    small = plan("mini", ["bf16"], teacher_cases=0)
-    with ThreadPoolExecutor(1) as pool:
-        session = cluster.run(small, Settings(baselines), cluster.Workers(pool), chunk=5)
-    drift = session.records[REFERENCE].figures["images"]["drift"]
-    assert drift["metrics"]["lpips"]["max"] is not None
 
 
 @pytest.mark.parametrize(
@@ -339,33 +209,6 @@ def test_a_scheduler_that_has_died_is_one_line(planned: Plan, observed: Observed
         cluster.run(planned, Settings(), cluster.Workers(Played(known(observed)), share=share))
 
 
-def test_what_cannot_be_kept_costs_its_recipe_alone(
-    planned: Plan,
-    observed: Observed,
-    write_recipe: Callable[[str, float], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    both = plan(planned.model, [write_recipe("other", 1.0), observed[0]], planned.suite.path)
-    exchange, keep, told = Exchange(tmp_path, "gate"), Exchange.keep, list[str]()
-    exchange.make()
-
-    def keeping(self: Exchange, name: str, record: Record) -> None:
-        if name == "other":
-            raise RecordError("no room")
-        keep(self, name, record)
-
-    def answer(task: Task) -> Done:
-        name = task.chunk.recipe.name
-        return Done(observed[1]["lenient" if name == "other" else name], 1)
-
-    monkeypatch.setattr(Exchange, "keep", keeping)
-    session = cluster.run(both, Settings(), cluster.Workers(Played(answer)), kept=exchange, told=told.append)
-    assert told == ["other: no room"]
-    assert [outcome.verdict.recipe for outcome in session.outcomes] == ["lenient"]
-    assert session.broken == ("other",)
-
-
 def test_who_waited_for_workers_in_vain_has_waited_for_all(
     planned: Plan, observed: Observed, write_recipe: Callable[[str, float], Path]
 ) -> None:
@@ -404,53 +247,6 @@ def test_what_bf16_fed_its_parts_travels_though_it_lies_in_a_file(
     assert again.trajectories.content() == content
 
 
-def test_a_worker_whose_gpu_is_not_empty_begins_nothing(
-    planned: Plan, observed: Observed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on_it = 0
-    for module in (working, observer):
-        monkeypatch.setattr(module, "held", lambda device: on_it)
-    monkeypatch.setattr(working, "_BEFORE", {})
-    (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
-    task = given(planned, chunk)
-    bf16 = observed[1][REFERENCE]
-    assert isinstance(work(task, {}, bf16), Done)
-    on_it = 2**30
-    found = work(task, {}, bf16)
-    assert isinstance(found, Broke)
-    assert "lenient was not begun: an earlier arm left 1,024 MiB on the GPU" in found.why
-
-
-def test_a_worker_with_other_code_is_refused(planned: Plan) -> None:
-    (chunk,) = chunks(planned.recipes[0], (("one", "two"),))
-    found = work(replace(given(planned, chunk), sources="0" * 64), {}, None)
-    assert isinstance(found, Broke)
-    assert found.why.endswith("runs another ernie_qa than the caller: install the same code there")
-
-
-def test_what_a_worker_meets_that_nobody_foresaw_is_told_and_not_tried_again(
-    planned: Plan, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def full(*_: Any, **__: Any) -> Any:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(working.tempfile, "TemporaryDirectory", full)
-    with (
-        ThreadPoolExecutor(1) as pool,
-        pytest.raises(ErnieQAError, match=r"^worker on .*: OSError: .*No space"),
-    ):
-        cluster.run(planned, Settings(), cluster.Workers(pool))
-    assert capfd.readouterr().err.count("OSError: [Errno 28] No space left on device") == 1
-
-
-def test_a_model_is_called_what_the_caller_calls_it(planned: Plan, tmp_path: Path) -> None:
-    copy = tmp_path / "another-name"
-    shutil.copytree(planned.model.path, copy)
-    asked = replace(planned.model, identity=replace(planned.model.identity, name="org/name", pinned=False))
-    found = working._same(find_model(copy), asked)
-    assert (found.path, found.identity, found.identity.pinned) == (copy, asked.identity, False)
-
-
 def test_of_an_arm_that_broke_off_no_more_is_given_out(planned: Plan) -> None:
     class Queue(Played):
         """Answers the first of several, and leaves the others waiting."""
@@ -484,39 +280,3 @@ def test_a_lost_part_of_an_arm_that_broke_off_is_not_given_out_again(planned: Pl
             replace(planned, teacher_cases=0), Settings(), cluster.Workers(played), chunk=1, told=told.append
         )
     assert played.given == ["bf16+1of2", "bf16+2of2"]
-
-
-def test_a_whole_arm_is_kept_instead_of_its_parts(planned: Plan, tmp_path: Path) -> None:
-    exchange = Exchange(tmp_path, "gate")
-    exchange.make()
-    apart = replace(planned, teacher_cases=0)
-    with ThreadPoolExecutor(1) as pool:
-        first = cluster.run(apart, Settings(), cluster.Workers(pool), chunk=1, kept=exchange)
-    assert exchange.begun == (REFERENCE, "lenient")
-    # however many workers there are, and however it is divided
-    again = Played(lambda task: Broke("was given out"))
-    kept = replace(exchange, earlier=frozenset(exchange.begun))
-    session = cluster.run(apart, Settings(), cluster.Workers(again, count=lambda: 3), kept=kept)
-    assert again.given == []
-    assert {name: one.hash for name, one in session.records.items()} == {
-        name: one.hash for name, one in first.records.items()
-    }
-
-
-def test_parts_that_never_fit_are_not_kept(planned: Plan, tmp_path: Path) -> None:
-    exchange = Exchange(tmp_path, "gate")
-    exchange.make()
-    apart = replace(planned, teacher_cases=0)
-
-    def elsewhere(task: Task) -> Done | Broke:
-        found = work(task, {}, None)
-        if isinstance(found, Done) and task.chunk.number:
-            other = replace(found.record.fingerprint, settings={"SDNQ_ANYTHING": "1"})
-            return Done(replace(found.record, fingerprint=other), 1)
-        return found
-
-    with pytest.raises(
-        ErnieQAError, match=r"different builds or machines .*settings\.SDNQ_ANYTHING: 1 / none"
-    ):
-        cluster.run(apart, Settings(), cluster.Workers(Played(elsewhere)), chunk=1, kept=exchange)
-    assert exchange.begun == ()
