@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 from ernie_qa.cache_directory import cache_directory
@@ -26,15 +27,18 @@ from ernie_qa.frozen import digest
 
 INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
 TRITON = "TRITON_CACHE_DIR"
+WORKER = "worker-"
+"""What the names of parts begin with, one for each process but the first of those that run at once."""
 
 
 def keep(device: str, apart: str = "") -> Path | None:
     """Have this process keep its compiled kernels in a directory of this GPU, build and SDNQ's settings.
 
-    `apart` names a part of it, for one of several processes at once: `compiled_files` counts all that grows.
-    Returns that directory, or None where nothing changes: on a CPU, without a usable GPU, where it cannot be
-    written, or where both variables are set already. A variable that is set stays as it is. To be called
-    before sdnq is imported: what compiled earlier went elsewhere, and the variables look set.
+    `apart` names a part of it (`WORKER` and a number), for one of several processes at once: `compiled_files`
+    counts all that grows. What is kept in its other parts is taken over. Returns that directory, or None
+    where nothing changes: on a CPU, without a usable GPU, where it cannot be written, or where both variables
+    are set already. A variable that is set stays as it is. To be called before sdnq is imported: what
+    compiled earlier went elsewhere, and the variables look set.
     """
     wanted = settings(device, apart)
     try:
@@ -45,8 +49,33 @@ def keep(device: str, apart: str = "") -> Path | None:
         return None
     for name, path in wanted.items():
         os.environ.setdefault(name, path)
-    kept = [path for name, path in wanted.items() if os.environ[name] == path]
-    return Path(kept[0]).parent if kept else None
+    kept = [Path(path) for name, path in wanted.items() if os.environ[name] == path]
+    for mine in kept:
+        first = mine.parent.parent if apart else mine.parent
+        for other in (first, *sorted(first.glob(f"{WORKER}*"))):
+            if other != mine.parent:
+                _link(other / mine.name, mine)
+    return kept[0].parent if kept else None
+
+
+def _link(there: Path, here: Path) -> None:
+    """Take over by hard links what another process has compiled, so that a kernel is compiled once a machine
+    and not once a worker. Files of both compilers are renamed to their place, and never written in again."""
+    for folder, _, files in os.walk(there):
+        inside = Path(folder).relative_to(there)
+        # what is being written, and who waits for that
+        if inside.name.startswith("tmp.") or inside.parts[:1] == ("locks",):
+            continue
+        try:
+            (here / inside).mkdir(exist_ok=True)
+            known = {one.name for one in (here / inside).iterdir()}
+        except OSError:
+            continue
+        for name in files:
+            if name not in known and not name.startswith("."):
+                # where the disk knows no links, or is full, it is compiled again
+                with suppress(OSError):
+                    os.link(f"{folder}/{name}", here / inside / name)
 
 
 def settings(device: str, apart: str = "") -> dict[str, str]:

@@ -197,6 +197,7 @@ def pinned(specs: Sequence[str], gpus: Sequence[str]) -> list[str]:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """In the controller: hand a worker its share."""
+    from ernie_qa.compile_cache import WORKER
     from ernie_qa.gpus import VISIBLE
 
     host = node.config.stash.get(HOST, None)
@@ -204,7 +205,7 @@ def pytest_configure_node(node: Any) -> None:
         return
     gpu = node.gateway.spec.env.get(VISIBLE, "") if host.gpus else ""
     # the first keeps what one process alone would find
-    part = f"worker-{host.gpus.index(gpu)}" if gpu and gpu != host.gpus[0] else ""
+    part = f"{WORKER}{host.gpus.index(gpu)}" if gpu and gpu != host.gpus[0] else ""
     among = len(node.nodemanager.specs)
     node.workerinput[_INPUT] = {"directory": str(host.directory), "gpu": gpu, "part": part, "among": among}
 

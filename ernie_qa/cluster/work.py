@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ernie_qa.broken import held, told
 from ernie_qa.cluster.chunks import Chunk
+from ernie_qa.compile_cache import WORKER
 from ernie_qa.errors import ErnieQAError, InputError, ModelError
 from ernie_qa.fingerprint import sources
 from ernie_qa.frozen import Frozen
@@ -111,7 +112,7 @@ def _observed(task: Task, baselines: Mapping[str, bytes], reference: Record | No
 def _apart() -> str:
     """What tells this worker's GPU from the others of its host; the first keeps what a gate alone would."""
     visible = os.environ.get(VISIBLE, "")
-    return "" if visible in ("", "0") else "worker-" + re.sub(r"[^A-Za-z0-9]+", "-", visible)
+    return "" if visible in ("", "0") else WORKER + re.sub(r"[^A-Za-z0-9]+", "-", visible)
 
 
 def _here(task: Task) -> Plan:

@@ -59,6 +59,34 @@ def test_both_directories_are_set_and_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("h100")
+@pytest.mark.parametrize(
+    ("compiled", "needs"), [("", "worker-1"), ("worker-1", ""), ("worker-2", "worker-1")]
+)
+def test_what_one_process_compiled_another_one_has(compiled: str, needs: str) -> None:
+    def write(name: str, content: str) -> None:
+        file = Path(settings("cuda", compiled)[TRITON]) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+
+    kernels = Path(settings("cuda", needs)[TRITON])
+    write("ABC/kernel.cubin", "machine code")
+    write("tmp.pid_7_1/kernel.cubin", "half of it")
+    write("DEF/kernel.cubin", "theirs")
+    (kernels / "DEF").mkdir(parents=True)
+    (kernels / "DEF/kernel.cubin").write_text("its own")
+    graph = Path(settings("cuda", compiled)[INDUCTOR]) / "fxgraph/ab/fab/graph"
+    graph.parent.mkdir(parents=True)
+    graph.write_text("graph")
+    (graph.parent / ".7.1.tmp").write_text("half of it")
+    keep("cuda", needs)
+    assert (kernels / "ABC/kernel.cubin").read_text() == "machine code"
+    assert (kernels / "DEF/kernel.cubin").read_text() == "its own"
+    assert sorted(one.name for one in kernels.iterdir()) == ["ABC", "DEF"]
+    assert [one.name for one in (kernels.parent / "inductor/fxgraph/ab/fab").iterdir()] == ["graph"]
+    assert compiled_files() == 3
+
+
+@pytest.mark.usefixtures("h100")
 def test_what_decides_the_kernels_decides_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     first = settings("cuda")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
