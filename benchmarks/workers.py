@@ -33,7 +33,6 @@ def main() -> None:
     )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--suite")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds a case (1)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--recipe", action="append", default=[], help="may be repeated (the four shipped ones)"
@@ -41,8 +40,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--cold", action="store_true", help="no run before those that count")
     options = parser.parse_args()
-    # pytest runs elsewhere
-    options.recipe = [str(Path(one).absolute()) if Path(one).is_file() else one for one in options.recipe]
+    options.model, options.suite = placed(options.model), options.suite and placed(options.suite)
+    options.recipe = [placed(one) for one in options.recipe]
     if options.device == "cuda" and not options.cold:
         gated(options, max(options.workers))
     first = found = None
@@ -55,6 +54,11 @@ def main() -> None:
         agree = f"{ended}, the same" if verdicts == found else f"{ended}, DIFFER: {apart(found, verdicts)}"
         spent = ", ".join(f"{name} {one:.0f}" for name, one in arms.items())
         print(f"| {workers} | {seconds:.1f} | {first / seconds:.2f} | {agree} | {spent} |", flush=True)
+
+
+def placed(name: str) -> str:
+    """A path as it is found from elsewhere, where pytest runs; a name as it is."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 def gated(options: argparse.Namespace, workers: int) -> tuple[float, dict[str, Any], dict[str, float]]:
@@ -76,7 +80,6 @@ def gated(options: argparse.Namespace, workers: int) -> tuple[float, dict[str, A
         command += ["-m", "gpu" if options.device == "cuda" else "mini", f"-n{workers}", f"--rootdir={place}"]
         command += [f"--ernie-report={place}/out", f"--ernie-model={options.model}"]
         command += [f"--ernie-suite={options.suite}"] * bool(options.suite)
-        command += [f"--ernie-seeds={options.seeds}"]
         command += [f"--ernie-recipe={recipe}" for recipe in options.recipe or RECIPES]
         began = time.monotonic()
         done = subprocess.run(

@@ -28,13 +28,13 @@ from ernie_qa.frozen import digest
 INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
 TRITON = "TRITON_CACHE_DIR"
 WORKER = "worker-"
-"""What the names of parts begin with, one for each process but the first of those that run at once."""
+"""What the name of each part begins with: one for each process but the first of those that run at once."""
 
 
 def keep(device: str, apart: str = "") -> Path | None:
     """Have this process keep its compiled kernels in a directory of this GPU, build and SDNQ's settings.
 
-    `apart` names a part of it (`WORKER` and a number), for one of several processes at once: `compiled_files`
+    `apart` names a part of it, `WORKER` and more, for one of several processes at once: `compiled_files`
     counts all that grows. What is kept in its other parts is taken over. Returns that directory, or None
     where nothing changes: on a CPU, without a usable GPU, where it cannot be written, or where both variables
     are set already. A variable that is set stays as it is. To be called before sdnq is imported: what

@@ -177,3 +177,16 @@ def test_what_inductor_compiles_is_counted(tmp_path: Path, monkeypatch: pytest.M
     subprocess.run([sys.executable, "-c", COMPILE], check=True, capture_output=True)
     # a graph and its module
     assert compiled_files() == 2
+
+
+@pytest.mark.usefixtures("h100")
+@pytest.mark.skipif(not shutil.which("g++"), reason="Inductor compiles for a CPU with g++")
+def test_inductor_compiles_nothing_that_was_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as first:
+        for name, place in settings("cuda").items():
+            first.setenv(name, place)
+        subprocess.run([sys.executable, "-c", COMPILE], check=True, capture_output=True)
+    keep("cuda", "worker-1")
+    before = compiled_files()
+    subprocess.run([sys.executable, "-c", COMPILE], check=True, capture_output=True)
+    assert compiled_files() == before == 2
