@@ -9,10 +9,11 @@ so each bound is what such rounding does not reach, and none is a share of an er
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 GAIN = 0.005
@@ -83,23 +84,42 @@ def _dot(one: Tensor, other: Tensor) -> float:
     return float((one * other).sum(dim=1).double().sum())
 
 
-def sum_of_bits(weight: Tensor) -> str:
-    """Sixteen hex digits for a float32 tensor of any shape, on its device: others where one bit, or the place
-    of two values, differs, but for one in 2^64.
+def sum_of_bits(tensors: Iterable[Tensor], device: torch.device) -> str:
+    """Sixteen hex digits for the values of tensors of any shape and dtype, one after the other; on that
+    device: others where one bit, or the place of two values, differs, but for one in 2^64.
 
-    The sum modulo 2^64 of each value's bits and place, mixed as in SplitMix64 (Steele, Lea and Flood, "Fast
-    splittable pseudorandom number generators", 2014). It is no safeguard against somebody who means to.
+    The sum modulo 2^64 of each eight bytes and their place, mixed as in SplitMix64 (Steele, Lea and Flood,
+    "Fast splittable pseudorandom number generators", 2014). It is no safeguard against somebody who means to.
     """
     import torch
 
-    bits = weight.contiguous().view(torch.int32).reshape(-1)
-    total = torch.zeros((), dtype=torch.int64, device=bits.device)
-    at_once = _IN_CACHE if bits.device.type == "cpu" else _AT_ONCE
-    for start in range(0, len(bits), at_once):
-        part = bits[start : start + at_once].long()
-        part += torch.arange(start, start + len(part), device=part.device).mul_(_GOLDEN)
-        total += _mixed(part).sum()
+    total = torch.zeros((), dtype=torch.int64, device=device)
+    at = 0
+    for words in _words(tensors, device):
+        words += torch.arange(at, at + len(words), device=device).mul_(_GOLDEN)
+        at += len(words)
+        total += _mixed(words).sum()
+    # waited for once: a GPU is asked for thousands of layers' tensors
     return f"{int(total) % 2**64:016x}"
+
+
+def _words(tensors: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The bytes of all tensors, copied to int64 of so many at once, the last ones filled up with zeros."""
+    import torch
+
+    room = left = 8 * (_IN_CACHE if device.type == "cpu" else _AT_ONCE)
+    pieces: list[Tensor] = []
+    for tensor in tensors:
+        whole = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        while len(whole):
+            pieces.append(whole[:left].to(device))
+            whole, left = whole[left:], left - len(pieces[-1])
+            if not left:
+                yield torch.cat(pieces).view(torch.int64)
+                pieces, left = [], room
+    if pieces:
+        pieces.append(torch.zeros(left % 8, dtype=torch.uint8, device=device))
+        yield torch.cat(pieces).view(torch.int64)
 
 
 def _mixed(values: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 READING = 4
 """Threads that read ahead, and so many tensors at once: at full size 0.4 GB, read as fast as others load."""
 
-FORM = 2
+FORM = 3
 """Counted up whenever weights are compared otherwise: what was kept before is then compared again."""
 
 
@@ -93,12 +93,14 @@ def _known(
 ) -> Path | None:
     """The file that holds what was found of exactly these weights; None where a layer's cannot be had."""
     try:
-        ours = {}
+        ours, tensors = {}, []
         for state in states:
-            weight = quantizer.weight(module.get_submodule(state.name), state.shape, device)
-            held = None if weight is None else (tuple(weight.shape), sum_of_bits(weight))
+            held, settings = quantizer.held(module.get_submodule(state.name))
+            tensors += held.values()
+            listed = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in held.items()}
             # what is made afresh has the layer's own groups
-            ours[state.name] = (held, state.weight)
+            ours[state.name] = (listed, settings, state.shape, state.weight)
+        bits = sum_of_bits(tensors, device)
     except (RuntimeError, ValueError, IndexError) as problem:
         if ran_out(problem):
             raise
@@ -110,7 +112,7 @@ def _known(
         # a copy may bring its time along, but not when it was put there
         files.append((str(file.resolve()), at.st_mtime_ns, at.st_ctime_ns, weights_hash(file)))
     build = take_fingerprint(str(device)).values()
-    key = digest([FORM, ours, files, build, quantizer.NAME, options])
+    key = digest([FORM, ours, bits, files, build, quantizer.NAME, options])
     return cache_directory() / "weights" / key[:2] / f"{key}.json"
 
 

@@ -154,6 +154,11 @@ class Quantizer(Protocol):
         """The weight of one quantized layer in float32 on that device, as its numbers say, no matter how it
         runs; as `shape`, [out, in], if it fits. None for a layer that is no Linear. Leaves `layer` alone."""
 
+    def held(self, layer: "Module") -> "tuple[Mapping[str, Tensor], Mapping[str, Any]]":
+        """All that `weight` is computed from: the tensors of one quantized layer, and its settings as JSON
+        values. What is the same here is the same weight: it is not computed to be told. Leaves `layer` alone.
+        """
+
     def fresh_weight(self, layer: "Module", bf16: "Tensor", options: Mapping[str, Any]) -> "Tensor":
         """What the quantizer's own code makes with `options` of `bf16` [out, in], the model's own weight of
         that `layer`: in float32, on its device. Leaves `layer` as it is."""

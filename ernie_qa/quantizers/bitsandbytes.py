@@ -19,6 +19,7 @@ from ernie_qa.quantizers.bitsandbytes_layers import (
     torch_dtype,
 )
 from ernie_qa.quantizers.bitsandbytes_layers import fresh_weight as fresh_weight
+from ernie_qa.quantizers.bitsandbytes_layers import held as held
 from ernie_qa.quantizers.bitsandbytes_layers import weight as weight
 from ernie_qa.quantizers.layers import LayerState, dtype_name
 from ernie_qa.quantizers.saving import ONE_FILE, bits_per_weight, edit_config

@@ -44,6 +44,19 @@ def weight(layer: Any, shape: tuple[int, ...], device: torch.device) -> Tensor |
     return dequantize_4bit(data.to(device), _on(state, device)).float()
 
 
+def held(layer: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What the layer's weight is computed from."""
+    import torch
+
+    data, state = _unpacked(layer)
+    inner = {} if state.state2 is None else vars(state.state2)
+    # as named in bitsandbytes' own files, but for its second state's
+    found = {"weight": data, **vars(state), **{f"state2.{name}": value for name, value in inner.items()}}
+    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    del found["state2"]
+    return tensors, {name: str(value) for name, value in found.items() if name not in tensors}
+
+
 def fresh_weight(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> Tensor:
     """The weight in float32 that bitsandbytes makes of `bf16`."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit

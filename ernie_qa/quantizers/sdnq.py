@@ -21,6 +21,7 @@ from ernie_qa.quantizers import ComponentSource, stored_quantization
 from ernie_qa.quantizers.saving import ONE_FILE, bits_per_weight, edit_config, write_json
 from ernie_qa.quantizers.sdnq_layers import describe, own_forward, probe, sdnq_config
 from ernie_qa.quantizers.sdnq_layers import fresh_weight as fresh_weight
+from ernie_qa.quantizers.sdnq_layers import held as held
 from ernie_qa.quantizers.sdnq_layers import weight as weight
 from ernie_qa.quantizers.watching import Call, Watch, tell_apart, watching
 from ernie_qa.toml_input import Table

@@ -39,6 +39,13 @@ def weight(layer: Any, shape: tuple[int, ...], device: torch.device) -> Tensor |
     return live.T.contiguous() if turned else live
 
 
+def held(layer: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What the layer's weight is computed from."""
+    dequantizer = layer.sdnq_dequantizer
+    settings = {name: str(value) for name, value in vars(dequantizer).items()}
+    return _tensors(layer), {**settings, "": _place(type(dequantizer)), "class": layer.original_class.__name__}
+
+
 def fresh_weight(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> Tensor:
     """The weight in float32 that SDNQ makes of `bf16`."""
     # what runs without the kernel has other groups in some types; whether it may is `describe`'s to say
@@ -203,13 +210,18 @@ def _shared_config(options: tuple[tuple[str, Any], ...]) -> Any:
     return sdnq_config(dict(options))
 
 
-def _dequantized(layer: Any, place: torch.device) -> Tensor:
-    import torch
+def _tensors(layer: Any) -> dict[str, Tensor]:
     from sdnq import common
 
-    held = {key: getattr(layer, key, None) for key in common.sdnq_keys}
+    named = {key: getattr(layer, key, None) for key in sorted(common.sdnq_keys)}
+    return {key: value.detach() for key, value in named.items() if value is not None}
+
+
+def _dequantized(layer: Any, place: torch.device) -> Tensor:
+    import torch
+
     found: Tensor = layer.sdnq_dequantizer(
-        **{key: value.detach().to(place) for key, value in held.items() if value is not None},
+        **{key: value.to(place) for key, value in _tensors(layer).items()},
         # stored turned for the matrix product
         skip_quantized_matmul=layer.sdnq_dequantizer.use_quantized_matmul,
         # each new shape would be compiled for this one call

@@ -24,6 +24,7 @@ from ernie_qa.quantizers.sdnq_layers import made
 from ernie_qa.recipe import find_recipe
 
 GROUP = 64
+CPU = torch.device("cpu")
 
 
 def weight() -> torch.Tensor:
@@ -119,7 +120,7 @@ def test_what_was_just_loaded_is_the_same_to_the_bit_also_after_it_ran(tiny_mode
     states = [state for state in quantizer.describe(pipe.pe, options) if state.quantized]
 
     def compared() -> dict[str, Any]:
-        return requantized(pipe.pe, states, tiny_model / "pe", torch.device("cpu"), quantizer, options)
+        return requantized(pipe.pe, states, tiny_model / "pe", CPU, quantizer, options)
 
     assert states
     assert compared() == {"same": len(states), "layers": {}, "missing": [], "other": 0, "before": False}
@@ -153,7 +154,7 @@ def test_the_same_weights_are_not_compared_twice_and_a_refusal_always_is(
             layer.scale.data.mul_(damage)
         else:
             layer.weight.quant_state.state2.absmax.mul_(damage)
-        return requantized(pipe.pe, states, model / "pe", torch.device("cpu"), quantizer, options)
+        return requantized(pipe.pe, states, model / "pe", CPU, quantizer, options)
 
     first = compared()
     assert not first["before"]
@@ -183,7 +184,7 @@ def test_a_kept_result_that_somebody_edited_is_not_believed(
     states = [state for state in quantizer.describe(pipe.pe, options) if state.quantized]
 
     def compared(states: list[Any]) -> dict[str, Any]:
-        return requantized(pipe.pe, states, tiny_model / "pe", torch.device("cpu"), quantizer, options)
+        return requantized(pipe.pe, states, tiny_model / "pe", CPU, quantizer, options)
 
     first = compared(states)
     assert compared(states)["before"]
@@ -227,7 +228,7 @@ def test_weights_that_were_written_over_are_compared_though_their_time_is_kept(
     states = [state for state in quantizer.describe(pipe.pe, options) if state.quantized]
 
     def compared() -> dict[str, Any]:
-        return requantized(pipe.pe, states, model / "pe", torch.device("cpu"), quantizer, options)
+        return requantized(pipe.pe, states, model / "pe", CPU, quantizer, options)
 
     assert [compared()["before"] for _ in range(2)] == [False, True]
     stored = next((model / "pe").glob("*.safetensors"))
@@ -248,18 +249,16 @@ def test_a_weight_of_another_shape_is_not_the_one_that_was_compared(
     quantizer, options = find_quantizer("sdnq"), checked_options(recipe)["sdnq"]
     pipe: Any = load_pipeline(tiny_model, recipe, "cpu")
     states = [state for state in quantizer.describe(pipe.pe, options) if state.quantized]
-    own = quantizer.weight
 
     def compared() -> dict[str, Any]:
-        return requantized(pipe.pe, states, tiny_model / "pe", torch.device("cpu"), quantizer, options)
+        return requantized(pipe.pe, states, tiny_model / "pe", CPU, quantizer, options)
 
     assert [compared()["before"] for _ in range(2)] == [False, True]
 
-    def reshaped(layer: Any, shape: tuple[int, ...], device: torch.device) -> torch.Tensor | None:
-        found = own(layer, shape, device)
-        return None if found is None else found.reshape(2 * shape[0], -1)
-
-    monkeypatch.setattr(quantizer, "weight", reshaped)
+    # the tensors stay as they are: what is made of them does not
+    dequantizer = pipe.pe.get_submodule(states[0].name).sdnq_dequantizer
+    out_features, in_features = dequantizer.result_shape
+    dequantizer.result_shape = torch.Size((2 * out_features, in_features // 2))
     found = compared()
     assert not found["before"]
     assert list(misfits(found["layers"]))
@@ -273,7 +272,7 @@ def test_a_sum_of_bits_tells_one_bit_and_two_places(at: int, bit: int, apart: in
     other = (at + apart) % len(plain)
     swapped = plain.clone()
     swapped[[at, other]] = plain[[other, at]]
-    sums = {sum_of_bits(one) for one in (plain, flipped, swapped)}
+    sums = {sum_of_bits([one], CPU) for one in (plain, flipped, swapped)}
     assert len(sums) == 3 - bool(plain[at] == plain[other])
 
 
@@ -289,11 +288,23 @@ def test_mixing_is_splitmix64_s_and_one_to_one(value: int) -> None:
 
 
 def test_a_sum_of_bits_is_the_same_in_pieces_and_of_a_turned_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = weight().float()
-    whole = sum_of_bits(wide)
-    monkeypatch.setattr(weights, "_IN_CACHE", 1000)
-    assert sum_of_bits(wide) == whole == sum_of_bits(wide.T.contiguous().T)
+    wide, offset = weight(), torch.tensor(0.5)
+    packed, before = torch.arange(1003).to(torch.uint8), wide.clone()
+    whole = sum_of_bits([wide, offset, packed], CPU)
     assert len(whole) == 16
+    monkeypatch.setattr(weights, "_IN_CACHE", 100)
+    assert sum_of_bits([wide, offset, packed], CPU) == whole
+    assert sum_of_bits([wide.T.contiguous().T, offset, packed[:500], packed[500:]], CPU) == whole
+    assert sum_of_bits([packed, wide, offset], CPU) != whole
+    assert torch.equal(wide, before)
+
+
+@pytest.mark.parametrize("last", range(9))
+def test_a_sum_of_bits_takes_the_last_bytes_too(last: int) -> None:
+    plain = torch.ones(16 + last, dtype=torch.uint8)
+    other = plain.clone()
+    other[-1] = 2
+    assert sum_of_bits([plain], CPU) != sum_of_bits([other], CPU)
 
 
 @pytest.mark.parametrize("kernel", [True, False])
