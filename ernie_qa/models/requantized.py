@@ -93,7 +93,8 @@ def _known(
 ) -> Path | None:
     """The file that holds what was found of exactly these weights; None where a layer's cannot be had."""
     try:
-        ours, tensors = {}, []
+        ours: dict[str, Any] = {}
+        tensors: list[Tensor] = []
         for state in states:
             held, settings = quantizer.held(module.get_submodule(state.name))
             tensors += held.values()
