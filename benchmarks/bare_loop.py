@@ -15,28 +15,34 @@ from __future__ import annotations
 import argparse
 import gc
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 import tqdm.auto
-from diffusers import BitsAndBytesConfig, ErnieImagePipeline, ErnieImageTransformer2DModel
-from transformers import BitsAndBytesConfig as TransformersBitsAndBytesConfig
-from transformers import Ministral3ForCausalLM, Mistral3Model
 
 from ernie_qa import compile_cache
 from ernie_qa.suite import Case, Suite, find_suite
 
 CLASSES = {
-    "pe": Ministral3ForCausalLM,
-    "text_encoder": Mistral3Model,
-    "transformer": ErnieImageTransformer2DModel,
+    "pe": ("transformers", "Ministral3ForCausalLM"),
+    "text_encoder": ("transformers", "Mistral3Model"),
+    "transformer": ("diffusers", "ErnieImageTransformer2DModel"),
 }
 RECIPES = ("bf16", "bnb-nf4", "sdnq-uint4-dequant", "sdnq-uint4-static")
 
 
+def class_of(name: str) -> Any:
+    """A component's class. Importing diffusers sets Inductor's directory for good: not before --kept does."""
+    library, found = CLASSES[name]
+    return getattr(import_module(library), found)
+
+
 def load(model: Path, recipe: str) -> Any:
     """The pipeline as the model cards load it."""
+    from diffusers import ErnieImagePipeline
+
     parts = {} if recipe == "bf16" else {name: quantized(model, name, recipe) for name in CLASSES}
     pipe = ErnieImagePipeline.from_pretrained(model, dtype=torch.bfloat16, **parts)
     pipe.set_progress_bar_config(disable=True)
@@ -48,8 +54,10 @@ def load(model: Path, recipe: str) -> Any:
 def quantized(model: Path, name: str, recipe: str) -> Any:
     """One component of a recipe that quantizes all three."""
     # it compiles when imported, so the directories must be set
+    from diffusers import BitsAndBytesConfig
     from sdnq import SDNQConfig
     from sdnq.loader import apply_sdnq_options_to_model
+    from transformers import BitsAndBytesConfig as TransformersBitsAndBytesConfig
 
     common = {"dtype": torch.bfloat16, "use_safetensors": True}
     if recipe == "bnb-nf4":
@@ -60,7 +68,7 @@ def quantized(model: Path, name: str, recipe: str) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-        return CLASSES[name].from_pretrained(
+        return class_of(name).from_pretrained(
             model / name, quantization_config=options, device_map={"": "cuda:0"}, **common
         )
     qmm = recipe == "sdnq-uint4-static"
@@ -72,7 +80,7 @@ def quantized(model: Path, name: str, recipe: str) -> Any:
         quantization_device="cuda",
         return_device="cuda",
     )
-    part = CLASSES[name].from_pretrained(model / name, quantization_config=options, **common)
+    part = class_of(name).from_pretrained(model / name, quantization_config=options, **common)
     return apply_sdnq_options_to_model(part, use_quantized_matmul=qmm).to("cuda")
 
 
@@ -128,6 +136,8 @@ def main() -> None:
     if options.kept:
         compile_cache.keep("cuda")
     suite = find_suite(options.suite)
+    for name in CLASSES:
+        class_of(name)
     began = time.perf_counter()
     for recipe in tqdm.auto.tqdm(options.recipe or RECIPES, disable=None, leave=False):
         print(arm(options.model, recipe, suite, warm_up=options.warm_up), flush=True)
