@@ -49,11 +49,10 @@ def held(layer: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     import torch
 
     data, state = _unpacked(layer)
-    inner = {} if state.state2 is None else vars(state.state2)
-    # as named in bitsandbytes' own files, but for its second state's
-    found = {"weight": data, **vars(state), **{f"state2.{name}": value for name, value in inner.items()}}
+    found = {"weight": data, **vars(state)}
+    if inner := found.pop("state2"):
+        found |= {f"state2.{name}": value for name, value in vars(inner).items()}
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
-    del found["state2"]
     return tensors, {name: str(value) for name, value in found.items() if name not in tensors}
 
 

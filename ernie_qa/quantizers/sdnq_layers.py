@@ -43,11 +43,8 @@ def held(layer: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What the layer's weight is computed from."""
     dequantizer = layer.sdnq_dequantizer
     settings = {name: str(value) for name, value in vars(dequantizer).items()}
-    return _tensors(layer), {
-        **settings,
-        "": _place(type(dequantizer)),
-        "class": layer.original_class.__name__,
-    }
+    classes = {"dequantizer": _place(type(dequantizer)), "layer": _place(layer.original_class)}
+    return _tensors(layer), settings | classes
 
 
 def fresh_weight(layer: Any, bf16: Tensor, options: Mapping[str, Any]) -> Tensor:
